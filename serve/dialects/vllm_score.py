@@ -1,0 +1,63 @@
+"""vLLM's score API: one text against many, or pair by pair, in the request's order."""
+
+from serve.dialects.base import Body, Dialect, common, not_empty, string_or_document, text, texts
+from serve.errors import InvalidRequest
+from serve.rerank import RerankRequest, RerankResult
+
+# The names under which vLLM takes the two sides, in its own order of preference.
+_SIDES = (
+    ("queries", "documents"),
+    ("queries", "items"),
+    ("data_1", "data_2"),
+    ("text_1", "text_2"),
+)
+
+
+def parse(body: Body) -> RerankRequest:
+    left, right = _sides(body)
+    queries, passages = _either(body, left), _either(body, right)
+    not_empty(queries, left)
+    not_empty(passages, right)
+    if len(queries) not in (1, len(passages)):
+        raise InvalidRequest(
+            f"{left} has {len(queries)} texts and {right} {len(passages)}: send one, or as many.",
+            param=left,
+        )
+    return RerankRequest(queries=queries, passages=passages, fields=(left, right), **common(body))
+
+
+def _sides(body: Body) -> tuple[str, str]:
+    for left, right in _SIDES:
+        if body.get(left) is not None and body.get(right) is not None:
+            return left, right
+    pairs = "; ".join(f"{left} and {right}" for left, right in _SIDES)
+    raise InvalidRequest(f"The body names no two sides to compare: send {pairs}.", param="queries")
+
+
+def _either(body: Body, name: str) -> list[str]:
+    """A text alone or a list of them."""
+    if isinstance(body[name], str):
+        return [text(body, name)]
+    return texts(body, name, read=string_or_document)
+
+
+def render(request: RerankRequest, result: RerankResult) -> object:
+    return {
+        "id": result.id,
+        "object": "list",
+        "created": result.created,
+        "model": result.model,
+        "data": [
+            {"index": index, "object": "score", "score": score}
+            for index, score in enumerate(result.scores)
+        ],
+        "usage": {
+            "prompt_tokens": result.prompt_tokens,
+            "total_tokens": result.prompt_tokens,
+            "completion_tokens": 0,
+            "prompt_tokens_details": None,
+        },
+    }
+
+
+DIALECT = Dialect("vllm-score", ("/score", "/v1/score"), (), parse, render)

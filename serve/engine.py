@@ -1,0 +1,144 @@
+"""The only file that talks HTTP to vLLM: one engine on its Unix socket, its errors mapped once."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+import orjson
+
+from serve.errors import DeadlineExceeded, EngineFault, InvalidRequest, RequestError, Unavailable
+from serve.rerank import RawScores, RerankRequest, check_raw
+from serve.spec import Model
+
+POOL_KEEPALIVE_S = 60.0  # below the engine's own, so that the pool never reuses a closing one
+RETRY_AFTER_S = 5
+_ORIGIN = "http://engine"  # the host part is not looked at on a Unix socket
+
+
+def encode(request: RerankRequest, model: Model) -> bytes:
+    """The body that asks vLLM's `/score` for the raw values of `request`'s pairs."""
+    queries = request.queries[0] if len(request.queries) == 1 else request.queries
+    return orjson.dumps(
+        {
+            **_options(request.options, model),
+            "queries": queries,
+            "documents": request.passages,
+            "use_activation": False,
+        }
+    )
+
+
+def _options(asked: Mapping[str, object], model: Model) -> dict[str, object]:
+    """vLLM's request fields: the model's own, over them what the client asked for and may have.
+
+    A token limit beyond the model's length means "no limit" (vLLM refuses it). An LLM reranker's
+    prompt ends with its instruction, so nothing may cut the prompt as a whole.
+    """
+    options = {**model.request, **asked}
+    for name in ("max_tokens_per_query", "max_tokens_per_doc"):
+        most = model.request.get(name, (model.max_model_len or 0) - 1)
+        value = options.get(name)
+        if isinstance(value, int) and isinstance(most, int) and 0 < most < value:
+            options[name] = most if model.llm else 0
+    if model.llm and options.pop("truncate_prompt_tokens", -1) != -1:
+        raise InvalidRequest(
+            "truncate_prompt_tokens would cut this model's instruction: use max_tokens_per_doc"
+            " and max_tokens_per_query, or -1.",
+            param="truncate_prompt_tokens",
+        )
+    return options
+
+
+def decode(body: bytes, pairs: int) -> RawScores:
+    """The raw values in an answer of `/score`. Raises EngineFault for anything else."""
+    try:
+        answer = orjson.loads(body)
+        values = [item["score"] for item in answer["data"]]
+        tokens = int(answer["usage"]["prompt_tokens"])
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise EngineFault("The engine's answer is not a list of scores.") from error
+    return RawScores(check_raw(values, pairs), tokens)
+
+
+def error_of(status: int, body: bytes) -> RequestError:
+    """Our exception for vLLM's error answer: its 4xx concern the request, all else the engine."""
+    message = _message_of(body)
+    if 400 <= status < 500:
+        return InvalidRequest(f"The engine refused the request: {message}")
+    if status == 503:
+        return Unavailable("The engine is too busy or stopping.", retry_after=RETRY_AFTER_S)
+    return EngineFault(f"The engine failed with status {status}: {message}")
+
+
+def _message_of(body: bytes) -> str:
+    try:
+        answer = orjson.loads(body)
+        error = answer.get("error") or answer.get("detail")
+        return str(error.get("message") if isinstance(error, Mapping) else error)
+    except (orjson.JSONDecodeError, AttributeError):
+        return "(no message)"
+
+
+@contextmanager
+def mapped_errors() -> Iterator[None]:
+    """Maps whatever aiohttp raises to our exceptions. No other place knows aiohttp's."""
+    try:
+        yield
+    except TimeoutError as error:  # aiohttp's time-outs are TimeoutErrors, so this comes first
+        raise DeadlineExceeded(
+            "The engine did not answer in time: send fewer or shorter passages, or raise"
+            " `limits: {timeout_s: …}`."
+        ) from error
+    except (aiohttp.ClientConnectionError, OSError) as error:
+        raise Unavailable("The engine is not reachable.", retry_after=RETRY_AFTER_S) from error
+    except (aiohttp.ClientError, ValueError) as error:
+        raise EngineFault("The engine's answer is not HTTP.") from error
+
+
+class Engine:
+    """A vLLM server on a Unix socket. Must be made inside a running event loop."""
+
+    def __init__(self, socket: str) -> None:
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(
+                path=socket, limit=0, keepalive_timeout=POOL_KEEPALIVE_S
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+
+    async def score(self, body: bytes, pairs: int, *, timeout_s: float) -> RawScores:
+        """The raw values of an encoded request. Raises RequestError."""
+        status, answer = await self._send("POST", "/score", timeout_s, body)
+        if status != 200:
+            raise error_of(status, answer)
+        return decode(answer, pairs)
+
+    async def is_healthy(self) -> bool:
+        """Whether the engine says that it is up (which does not prove a forward pass)."""
+        try:
+            status, _ = await self._send("GET", "/health", 5.0)
+        except RequestError:
+            return False
+        return status == 200
+
+    async def has_route(self, path: str) -> bool:
+        """Whether vLLM offers `path` for this model, which tells what kind of model it took."""
+        status, _ = await self._send("POST", path, 30.0, b"{}")
+        return status != 404
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    async def _send(
+        self, method: str, path: str, timeout_s: float, body: bytes | None = None
+    ) -> tuple[int, bytes]:
+        headers: Any = {"content-type": "application/json"} if body is not None else None
+        with mapped_errors():
+            async with (
+                asyncio.timeout(timeout_s),
+                self._http.request(method, _ORIGIN + path, data=body, headers=headers) as answer,
+            ):
+                return answer.status, await answer.read()
