@@ -1,0 +1,45 @@
+# `make serve` and `make test` do all the set-up that they need; `make help` lists the verbs.
+PYTHON ?= python3
+VENV ?= .venv
+MODEL ?= minilm
+HOST ?= 127.0.0.1
+PORT ?= 8000
+API_KEY_FILE ?=
+DEVICE ?=
+TESTS ?= tests
+
+BIN := $(VENV)/bin
+SETUP := $(PYTHON) deploy/install.py --venv $(VENV)
+KEYS := $(if $(API_KEY_FILE),--api-key-file $(API_KEY_FILE))
+ON := $(if $(DEVICE),--device $(DEVICE))
+
+.PHONY: help install serve stop argv check test bench
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  variables: MODEL=$(MODEL) HOST=$(HOST) PORT=$(PORT) API_KEY_FILE=F DEVICE=cpu|gpu PYTHON=$(PYTHON) VENV=$(VENV)"
+
+install: ## make the environment: vLLM for this machine, and all that the server needs
+	@$(SETUP)
+
+serve: install ## serve MODEL (a config's name, a YAML, a Hugging Face id, a folder)
+	@$(BIN)/python -m serve up $(MODEL) --host $(HOST) --port $(PORT) $(KEYS) $(ON)
+
+stop: install ## stop the server on PORT
+	@$(BIN)/python -m serve stop --port $(PORT)
+
+argv: install ## print the vLLM command that MODEL stands for
+	@$(BIN)/python -m serve argv $(MODEL) $(ON)
+
+check: ## lint, format and types
+	@$(SETUP) --dev
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+test: ## all tests, those with the real vLLM too (TESTS= a part of them)
+	@$(SETUP) --dev
+	@$(BIN)/python -m pytest $(TESTS)
+
+bench: ## print every figure of benchmarks/ (about 15 minutes)
+	@$(SETUP) --dev
+	@$(BIN)/python -m benchmarks all

@@ -1,0 +1,52 @@
+"""`requests` and vLLM's score API: one query against many passages, scores in their order."""
+
+from collections.abc import Sequence
+
+import requests
+
+from clients.wire import Ranked, ranked
+
+TIMEOUT_S = 60.0
+
+
+class ScoreClient:
+    """A connection to `base_url` (`http://HOST:PORT`)."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """`model` None asks for the server's default; `timeout_s` bounds each request."""
+        self._url = base_url.rstrip("/") + "/score"
+        self._model = model
+        self._timeout_s = timeout_s
+        self._http = requests.Session()
+        if api_key:
+            self._http.headers["authorization"] = f"Bearer {api_key}"
+
+    def score(self, query: str, passages: Sequence[str]) -> list[float]:
+        """One score for each passage, 0..1, in the order of `passages`.
+
+        Raises requests.HTTPError with the server's message when it refuses, and requests' other
+        exceptions when it cannot be reached.
+        """
+        body = {"model": self._model, "text_1": query, "text_2": list(passages)}
+        answer = self._http.post(self._url, json=body, timeout=self._timeout_s)
+        if not answer.ok:
+            raise requests.HTTPError(f"{answer.status_code}: {_message(answer)}", response=answer)
+        return [item["score"] for item in answer.json()["data"]]
+
+    def rerank(self, query: str, passages: Sequence[str], top_n: int | None = None) -> list[Ranked]:
+        """The passages, the best first, at most `top_n` of them. Raises as `score` does."""
+        return ranked(passages, self.score(query, passages))[:top_n]
+
+
+def _message(answer: requests.Response) -> str:
+    try:
+        return str(answer.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:500]
