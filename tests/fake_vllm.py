@@ -6,7 +6,7 @@ How it starts is said by environment variables, how it answers by the first word
     FAKE_BOOT      late | die | oom | hang | embedding (offers no /classify)
     FAKE_STUBBORN  1: it and its child ignore SIGTERM
     FAKE_DELAY_S   seconds before each answer
-    query          !die | !hang | !drop | !nan | !inf | !null | !short | !garbage | !500 | !503 | !400
+    query          !die | !hang | !drop | !nan | !inf | !null | !short | !garbage | !400 … !503
 """
 
 import asyncio

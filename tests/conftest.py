@@ -1,0 +1,56 @@
+"""Servers that several test files share. Each is a real process; the real vLLM starts once each."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Server, write_config
+from tests.tiny_models import build_xlm_roberta
+
+VLLM_READY_S = 240
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if shutil.which("nvidia-smi") is None:
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
+
+
+@pytest.fixture(scope="session")
+def fake_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The whole server over an engine that answers at once."""
+    work = tmp_path_factory.mktemp("fake")
+    limits = "limits: {passages: 100, text_chars: 2000, body_bytes: 20000, timeout_s: 1.5}\n"
+    with Server(write_config(work, limits), work) as server:
+        yield server.until_ready()
+
+
+@pytest.fixture(scope="session")
+def minilm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The embedded default on the real vLLM."""
+    with Server("minilm", tmp_path_factory.mktemp("minilm"), vllm=None) as server:
+        yield server.until_ready(VLLM_READY_S)
+
+
+@pytest.fixture(scope="session")
+def tiny_xlm_roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small cross-encoder of bge-reranker's architecture and random weights."""
+    return build_xlm_roberta(tmp_path_factory.mktemp("tiny") / "xlm-roberta")
+
+
+@pytest.fixture(scope="session")
+def xlm_roberta_server(
+    tiny_xlm_roberta: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """That cross-encoder on the real vLLM."""
+    work = tmp_path_factory.mktemp("xlm")
+    config = work / "tiny.yaml"
+    config.write_text(
+        f"model: {tiny_xlm_roberta}\nnames: [tiny]\nscore: logit\n"
+        "vllm: {runner: pooling, max-model-len: 128, dtype: float32, enforce-eager: true}\n"
+    )
+    with Server(config, work, vllm=None) as server:
+        yield server.until_ready(VLLM_READY_S)

@@ -1,0 +1,273 @@
+"""The whole server over the real vLLM, against what `transformers` computes on the same weights."""
+
+import random
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cohere
+import openai
+import pytest
+import requests
+
+from clients.__main__ import CLIENTS
+from clients.examples import EIGHT_PASSAGES, FOUR_PASSAGES, QUERY
+from serve.rerank import sigmoid
+from tests.harness import ROOT, Server, alive, wait_until
+from tests.tiny_models import MAX_TOKENS, random_text
+
+pytestmark = pytest.mark.vllm
+
+TOLERANCE = 1e-5  # float32
+PAIRS = 200
+
+
+def random_pairs(count: int) -> list[tuple[str, str]]:
+    """Pairs of every kind: empty, one word, unicode, and longer than the model on either side."""
+    source = random.Random(7)
+    lengths = (0, 1, 3, 10, 40, 400)
+    return [
+        (random_text(source, source.choice(lengths)), random_text(source, source.choice(lengths)))
+        for _ in range(count)
+    ]
+
+
+def reference_logits(folder: Path, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """The model's own logits, one pair at a time, cut as it was trained: the longer text first."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    logits = []
+    for query, passage in pairs:
+        inputs = tokenizer(
+            query, passage, truncation="longest_first", max_length=MAX_TOKENS, return_tensors="pt"
+        )
+        with torch.no_grad():
+            logits.append(model(**inputs).logits.item())
+    return logits
+
+
+def test_scores_equal_those_of_transformers(
+    xlm_roberta_server: Server, tiny_xlm_roberta: Path, record_property
+):
+    pairs = random_pairs(PAIRS)
+    queries, passages = [list(side) for side in zip(*pairs, strict=True)]
+    body = {"queries": queries, "documents": passages}
+    answer = xlm_roberta_server.post("/score", body)
+    raw = xlm_roberta_server.post("/score", {**body, "use_activation": False})
+    assert answer.ok, answer.text
+    logits = reference_logits(tiny_xlm_roberta, pairs)
+    scores = [item["score"] for item in answer.json()["data"]]
+    score_error = max(abs(s - sigmoid(x)) for s, x in zip(scores, logits, strict=True))
+    values = [item["score"] for item in raw.json()["data"]]
+    logit_error = max(abs(v - x) for v, x in zip(values, logits, strict=True))
+    print(f"\n{PAIRS} pairs: max |score difference| {score_error:.2e}, logits {logit_error:.2e}")
+    assert max(logits) - min(logits) > 3, "the model is too flat to prove anything"
+    assert score_error <= TOLERANCE
+    assert logit_error <= 10 * TOLERANCE
+
+
+def test_the_simple_route_gives_the_same_scores(xlm_roberta_server: Server):
+    pairs = random_pairs(20)
+    query, passages = pairs[0][0], [passage for _, passage in pairs]
+    simple = xlm_roberta_server.rerank(query, passages)
+    ranked = xlm_roberta_server.post("/v2/rerank", {"query": query, "documents": passages}).json()
+    assert simple == [
+        item["relevance_score"] for item in sorted(ranked["results"], key=lambda r: r["index"])
+    ]
+    assert all(0 <= score <= 1 for score in simple)
+
+
+def test_a_score_is_the_same_to_the_last_bit_whatever_else_is_scored(xlm_roberta_server: Server):
+    query, passages = "deep learning", [passage for _, passage in random_pairs(24)]
+    alone = [xlm_roberta_server.rerank(query, [passage])[0] for passage in passages]
+    stop = threading.Event()
+
+    def disturb(seed: int) -> None:
+        source = random.Random(seed)
+        while not stop.is_set():
+            texts = [random_text(source, source.randrange(40)) for _ in range(source.randrange(9))]
+            xlm_roberta_server.rerank("noise", texts)
+
+    with ThreadPoolExecutor(4) as threads:
+        noise = [threads.submit(disturb, seed) for seed in range(4)]
+        together = [xlm_roberta_server.rerank(query, passages) for _ in range(30)]
+        stop.set()
+        for task in noise:
+            task.result()
+    assert all(scores == alone for scores in together)
+
+
+def test_truncation_to_fewer_tokens_is_the_engines(xlm_roberta_server: Server):
+    long = "deep learning " * 100
+    body = {"query": "rank", "documents": [long]}
+    default, whole, short = (
+        xlm_roberta_server.post("/rerank", {**body, **options}).json()
+        for options in ({}, {"truncate_prompt_tokens": -1}, {"truncate_prompt_tokens": 16})
+    )
+    assert default["usage"]["prompt_tokens"] == whole["usage"]["prompt_tokens"] == MAX_TOKENS
+    assert short["usage"]["prompt_tokens"] == 16
+
+
+def test_a_limit_beyond_the_models_length_is_no_limit(xlm_roberta_server: Server):
+    body = {"query": "rank", "documents": ["deep learning " * 100, "bread"]}
+    plain = xlm_roberta_server.post("/v2/rerank", body).json()
+    limited = xlm_roberta_server.post("/v2/rerank", {**body, "max_tokens_per_doc": 4096}).json()
+    assert plain["results"] == limited["results"]
+
+
+def test_what_the_engine_refuses_is_a_clear_400(xlm_roberta_server: Server):
+    answer = xlm_roberta_server.post("/rerank", {"query": "q", "documents": ["d"], "priority": 3})
+    assert answer.status_code == 400
+    assert "priority" in answer.json()["message"]
+    assert "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize("passages", [FOUR_PASSAGES, EIGHT_PASSAGES], ids=["four", "eight"])
+def test_the_three_clients_agree_to_the_last_digit(minilm_server: Server, passages: Sequence[str]):
+    answers = [
+        make(minilm_server.url).rerank(QUERY, passages) for _, make in sorted(CLIENTS.items())
+    ]
+    assert answers[0] == answers[1] == answers[2]
+    assert [item.score for item in sorted(answers[0], key=lambda item: item.index)] == (
+        minilm_server.rerank(QUERY, passages)
+    )
+    assert answers[0][0].index == 0  # the definition answers the question best
+
+
+def test_the_default_model_scores_cosines_of_the_reference(minilm_server: Server):
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    from serve import spec, weights
+
+    folder = weights.locate(spec.find("minilm"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def embed(text: str) -> torch.Tensor:
+        inputs = tokenizer(text, truncation=True, max_length=256, return_tensors="pt")
+        with torch.no_grad():
+            states = model(**inputs).last_hidden_state[0]
+        return torch.nn.functional.normalize(states.mean(0), dim=0)
+
+    passages = [*EIGHT_PASSAGES, "", "naïve 東京 🙂", "deep learning " * 300]
+    expected = [(1 + float(embed(QUERY) @ embed(passage))) / 2 for passage in passages]
+    got = minilm_server.rerank(QUERY, passages)
+    error = max(abs(a - b) for a, b in zip(expected, got, strict=True))
+    print(f"\n{len(passages)} cosines: max |score difference| {error:.2e}")
+    assert error <= TOLERANCE
+
+
+def test_the_examples_run(minilm_server: Server):
+    for name in ("four", "eight"):
+        command = [sys.executable, "-m", f"clients.examples.{name}_passages"]
+        done = subprocess.run(
+            [*command, "--url", minilm_server.url], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert "requests, openai, cohere agree to the last digit" in done.stdout
+
+
+def test_both_cohere_clients_and_the_openai_sdk_as_they_are(minilm_server: Server):
+    documents = list(FOUR_PASSAGES)
+    with minilm_cohere(cohere.ClientV2, minilm_server.url) as client:
+        v2 = client.rerank(model="minilm", query=QUERY, documents=documents)
+    with minilm_cohere(cohere.Client, minilm_server.url) as client:
+        v1 = client.rerank(model="minilm", query=QUERY, documents=documents, top_n=2)
+    assert [r.relevance_score for r in v2.results][:2] == [r.relevance_score for r in v1.results]
+    assert v1.results[0].document.text == documents[0]
+    assert v1.meta.api_version.version == "1"
+    assert v2.meta.api_version.version == "2"
+    with openai.OpenAI(base_url=f"{minilm_server.url}/v1", api_key="none") as sdk:
+        assert [model.id for model in sdk.models.list()][0] == "minilm"
+
+
+def minilm_cohere(kind: type, url: str):
+    return kind("sk-fake-key", base_url=url)
+
+
+def test_requests_post_to_score_as_in_the_guide(minilm_server: Server):
+    body = {"model": "minilm", "text_1": QUERY, "text_2": list(FOUR_PASSAGES)}
+    answer = requests.post(f"{minilm_server.url}/score", json=body, timeout=60)
+    assert answer.status_code == 200
+    scores = [(d, item["score"]) for d, item in zip(FOUR_PASSAGES, answer.json()["data"])]  # noqa: B905
+    assert max(scores, key=lambda pair: pair[1])[0] == FOUR_PASSAGES[0]
+
+
+def test_nothing_of_vllm_answers_http_on_a_tcp_port(minilm_server: Server):
+    """torch's own rendezvous sockets exist; they are on loopback and speak no HTTP."""
+    processes = minilm_server.descendants()
+    listing = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True).stdout
+    for line in listing.splitlines():
+        address = line.split()[3]
+        if processes & {int(pid) for pid in re.findall(r"pid=(\d+)", line)}:
+            assert address.startswith("127.0.0.1:"), line
+            with pytest.raises(requests.RequestException):
+                requests.get(f"http://{address}/health", timeout=2)
+
+
+def test_the_engines_files_are_private(minilm_server: Server):
+    for folder in (minilm_server.run_dir, *minilm_server.run_dir.iterdir()):
+        assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_model_that_is_no_cross_encoder_is_not_taken_for_one(tmp_path: Path):
+    from serve import spec, weights
+
+    folder = weights.locate(spec.find("minilm"))
+    config = tmp_path / "wrong.yaml"
+    config.write_text(
+        f"model: {folder}\nnames: [wrong]\nscore: logit\n"
+        "cpu: {vllm: {dtype: float32, enforce-eager: true}}\n"
+    )
+    with Server(config, tmp_path, vllm=None) as server:
+        assert server.wait(240) == 1
+    assert "write `score: cosine`" in server.text()
+
+
+def test_a_model_that_vllm_cannot_load_is_one_clear_line(tmp_path: Path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "config.json").write_text('{"architectures": ["NoSuchModel"], "model_type": "bert"}')
+    config = tmp_path / "bad.yaml"
+    config.write_text(f"model: {weights}\nnames: [bad]\n")
+    with Server(config, tmp_path, vllm=None) as server:
+        left = server.descendants()
+        assert server.wait(120) == 1
+    last = server.text().strip().splitlines()[-1]
+    assert last.startswith("error: bad: vLLM did not start: "), server.text()
+    assert "its log:" in last
+    assert not alive(left)
+
+
+def test_an_option_that_vllm_does_not_know_is_one_clear_line(
+    tmp_path: Path, tiny_xlm_roberta: Path
+):
+    config = tmp_path / "bad.yaml"
+    config.write_text(f"model: {tiny_xlm_roberta}\nnames: [bad]\nvllm: {{no-such-option: 3}}\n")
+    with Server(config, tmp_path, vllm=None) as server:
+        assert server.wait(120) == 1
+    assert "unrecognized arguments: --no-such-option" in server.text().splitlines()[-1]
+    assert "correct `vllm:`" in server.text().splitlines()[-1]
+
+
+def test_a_killed_launcher_leaves_no_process_of_vllm(tmp_path: Path, tiny_xlm_roberta: Path):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(
+        f"model: {tiny_xlm_roberta}\nnames: [tiny]\n"
+        "vllm: {max-model-len: 128, dtype: float32, enforce-eager: true}\n"
+    )
+    with Server(config, tmp_path, vllm=None) as server:
+        server.until_ready(240)
+        below = server.descendants()
+        assert len(below) >= 4  # guard, API server, engine core, worker
+        server.kill()
+        wait_until(lambda: not alive(below), 30, lambda: alive(below))
+    assert not list(server.run_dir.glob("*/engine-*/"))
