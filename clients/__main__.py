@@ -8,7 +8,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import cohere.core
 import httpx
@@ -19,16 +18,7 @@ from clients.cohere_client import CohereReranker
 from clients.examples import FOUR_PASSAGES, QUERY
 from clients.openai_client import OpenAIReranker
 from clients.score_client import ScoreClient
-from clients.wire import Ranked
-
-
-class Reranker(Protocol):
-    """What the three clients have in common."""
-
-    def rerank(
-        self, query: str, passages: Sequence[str], top_n: int | None = None
-    ) -> list[Ranked]: ...
-
+from clients.wire import Ranked, Reranker
 
 CLIENTS: Mapping[str, Callable[..., Reranker]] = {
     "requests": ScoreClient,
@@ -49,9 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = list(CLIENTS) if options.via == "all" else [options.via]
     answers: dict[str, list[Ranked]] = {}
     for name in names:
-        client = CLIENTS[name](options.url, model=options.model, api_key=options.api_key)
+        make = CLIENTS[name]
         try:
-            answers[name] = client.rerank(options.query, passages)
+            with make(options.url, model=options.model, api_key=options.api_key) as client:
+                answers[name] = client.rerank(options.query, passages)
         except FAILURES as error:
             print(f"error: {name}: {options.url}: {error}", file=sys.stderr)
             return 1

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 
 import openai
 
-from clients.wire import Ranked
-
-TIMEOUT_S = 60.0
+from clients.wire import TIMEOUT_S, Ranked, Reranker
 
 
 class _Document(openai.BaseModel):
@@ -23,7 +21,7 @@ class _Rerank(openai.BaseModel):
     results: list[_Result]
 
 
-class OpenAIReranker:
+class OpenAIReranker(Reranker):
     """A connection to `base_url` (`http://HOST:PORT`)."""
 
     def __init__(
@@ -55,3 +53,6 @@ class OpenAIReranker:
             cast_to=_Rerank,
         )
         return [Ranked(r.index, r.relevance_score, r.document.text) for r in answer.results]
+
+    def close(self) -> None:
+        self._client.close()

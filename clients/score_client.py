@@ -4,12 +4,10 @@ from collections.abc import Sequence
 
 import requests
 
-from clients.wire import Ranked, ranked
-
-TIMEOUT_S = 60.0
+from clients.wire import TIMEOUT_S, Ranked, Reranker, ranked
 
 
-class ScoreClient:
+class ScoreClient(Reranker):
     """A connection to `base_url` (`http://HOST:PORT`)."""
 
     def __init__(
@@ -43,6 +41,9 @@ class ScoreClient:
     def rerank(self, query: str, passages: Sequence[str], top_n: int | None = None) -> list[Ranked]:
         """The passages, the best first, at most `top_n` of them. Raises as `score` does."""
         return ranked(passages, self.score(query, passages))[:top_n]
+
+    def close(self) -> None:
+        self._http.close()
 
 
 def _message(answer: requests.Response) -> str:

@@ -1,7 +1,11 @@
-"""What every client here returns."""
+"""What every client here is and returns."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
+
+TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +15,24 @@ class Ranked:
     index: int
     score: float
     text: str
+
+
+class Reranker(ABC):
+    """A connection to one server. Use as a context manager, or close it."""
+
+    @abstractmethod
+    def rerank(self, query: str, passages: Sequence[str], top_n: int | None = None) -> list[Ranked]:
+        """The passages, the best first, at most `top_n` of them."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes the connection."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def ranked(passages: Sequence[str], scores: Sequence[float]) -> list[Ranked]:

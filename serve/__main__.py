@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
             help="private directory for sockets, locks and logs (default: %(default)s)",
         )
         if name in ("up", "stop"):
-            command.add_argument("--port", type=int, default=server.DEFAULT_PORT)
+            command.add_argument("--port", type=_port, default=server.DEFAULT_PORT)
         if name != "stop":
             _add_model(command, required=name == "check")
         if name in ("up", "argv"):
@@ -148,6 +148,12 @@ def _parser() -> argparse.ArgumentParser:
                 help=f"file with one API key a line; {KEY_VARIABLE} in the environment is another",
             )
     return parser
+
+
+def _port(text: str) -> int:
+    if text.isascii() and text.isdigit() and int(text) < 2**16:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no port: give 0 (any) to 65535")
 
 
 def _add_model(command: argparse.ArgumentParser, *, required: bool) -> None:

@@ -40,7 +40,9 @@ def _options(asked: Mapping[str, object], model: Model) -> dict[str, object]:
     for name in ("max_tokens_per_query", "max_tokens_per_doc"):
         most = model.request.get(name, (model.max_model_len or 0) - 1)
         value = options.get(name)
-        if isinstance(value, int) and isinstance(most, int) and 0 < most < value:
+        if not isinstance(value, int) or not isinstance(most, int) or most <= 0:
+            continue
+        if value > most or (model.llm and value == 0):
             options[name] = most if model.llm else 0
     if model.llm and options.pop("truncate_prompt_tokens", -1) != -1:
         raise InvalidRequest(

@@ -27,7 +27,8 @@ def main(directory: str, command: list[str]) -> int:
     try:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_guard)
     except OSError as error:
-        print(f"ERROR cannot start {command[0]}: {error}", file=sys.stderr)
+        kind = type(error).__name__
+        print(f"{kind}: cannot start {command[0]}: {error.strerror}", file=sys.stderr)
         return 127
     ending = threading.Event()
     watch = threading.Thread(

@@ -160,10 +160,8 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
         try:
             listener.bind(address)
             listener.listen(BACKLOG)
-        except (OSError, OverflowError) as error:
-            reason = (
-                os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-            )
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else error
             raise StartError(
                 f"cannot listen on {host}:{port}: {reason}; choose another --port (PORT=… with"
                 " make), or stop what holds it (`make stop` if it is this server)"

@@ -2,9 +2,11 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,8 +30,7 @@ class Server:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.output = work / "serve.log"
-        self.run_dir = work / "run"
-        self.work = work
+        self.run_dir = Path(tempfile.mkdtemp(prefix="rerank-"))  # short, as Unix sockets need it
         self.arguments = [str(config), "--port", "0", "--run-dir", str(self.run_dir), *options]
         if vllm is not None:
             self.arguments += ["--vllm", vllm]
@@ -57,6 +58,9 @@ class Server:
             self.process.kill()
             self.process.wait()
             raise
+        finally:
+            self.left_over = sorted(self.run_dir.glob("*/engine-*/*"))
+            shutil.rmtree(self.run_dir, ignore_errors=True)
 
     def _find_url(self) -> bool:
         found = _URL.search(self.text())

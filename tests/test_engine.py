@@ -1,0 +1,159 @@
+"""The engine's client: what it sends, and that no foreign exception gets through."""
+
+import inspect
+
+import aiohttp
+import orjson
+import pytest
+
+from serve.engine import decode, encode, error_of, mapped_errors
+from serve.errors import (
+    DeadlineExceeded,
+    EngineFault,
+    InvalidRequest,
+    RequestError,
+    Unavailable,
+)
+from serve.rerank import RerankRequest
+from serve.spec import Model
+
+ENCODER = Model(model="a/b", names=("m",), vllm={"max-model-len": 512})
+LLM = Model(
+    model="a/b",
+    names=("m",),
+    llm=True,
+    request={"max_tokens_per_query": 100, "max_tokens_per_doc": 300},
+    vllm={"max-model-len": 512},
+)
+
+
+def sent(model: Model, **options: object) -> dict[str, object]:
+    request = RerankRequest(queries=["q"], passages=["a", "b"], options=options)
+    body = orjson.loads(encode(request, model))
+    assert body.pop("queries") == "q"
+    assert body.pop("documents") == ["a", "b"]
+    assert body.pop("use_activation") is False
+    return body
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "expected"),
+    [
+        (ENCODER, {}, {"truncate_prompt_tokens": -1}),
+        (ENCODER, {"truncate_prompt_tokens": 9}, {"truncate_prompt_tokens": 9}),
+        (ENCODER, {"user": "u"}, {"truncate_prompt_tokens": -1, "user": "u"}),
+        (
+            ENCODER,
+            {"max_tokens_per_doc": 511},
+            {"truncate_prompt_tokens": -1, "max_tokens_per_doc": 511},
+        ),
+        (
+            ENCODER,
+            {"max_tokens_per_doc": 4096},
+            {"truncate_prompt_tokens": -1, "max_tokens_per_doc": 0},
+        ),
+        (LLM, {}, {"max_tokens_per_query": 100, "max_tokens_per_doc": 300}),
+        (
+            LLM,
+            {"max_tokens_per_doc": 4096, "max_tokens_per_query": 7},
+            {"max_tokens_per_query": 7, "max_tokens_per_doc": 300},
+        ),
+        (
+            LLM,
+            {"truncate_prompt_tokens": -1},
+            {"max_tokens_per_query": 100, "max_tokens_per_doc": 300},
+        ),
+    ],
+)
+def test_options(model: Model, options: dict[str, object], expected: dict[str, object]):
+    assert sent(model, **options) == expected
+
+
+def test_an_llm_rerankers_prompt_is_never_cut_as_a_whole():
+    with pytest.raises(InvalidRequest, match="cut this model's instruction"):
+        sent(LLM, truncate_prompt_tokens=100)
+
+
+def test_an_llm_rerankers_limits_cannot_be_switched_off():
+    assert sent(LLM, max_tokens_per_doc=0)["max_tokens_per_doc"] == 300
+
+
+def test_pairs_keep_their_own_queries():
+    request = RerankRequest(queries=["p", "q"], passages=["a", "b"])
+    assert orjson.loads(encode(request, ENCODER))["queries"] == ["p", "q"]
+
+
+def test_decode():
+    body = b'{"data": [{"score": 1.5}, {"score": -2}], "usage": {"prompt_tokens": 4}}'
+    raw = decode(body, 2)
+    assert (raw.values, raw.prompt_tokens) == ([1.5, -2.0], 4)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"{}",
+        b'{"data": 3, "usage": {"prompt_tokens": 1}}',
+        b'{"data": [3], "usage": {"prompt_tokens": 1}}',
+        b'{"data": [{"score": NaN}], "usage": {"prompt_tokens": 1}}',
+        b'{"data": [{"score": 1}], "usage": {}}',
+        b'{"data": [{"score": 1}], "usage": {"prompt_tokens": "x"}}',
+        b'{"data": [{"score": "1"}], "usage": {"prompt_tokens": 1}}',
+        b'{"data": [], "usage": {"prompt_tokens": 1}}',
+        b"\xff\xfe",
+    ],
+)
+def test_an_answer_that_is_no_list_of_scores(body: bytes):
+    with pytest.raises(EngineFault):
+        decode(body, 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "words"),
+    [
+        (400, b'{"error": {"message": "too long"}}', InvalidRequest, "too long"),
+        (422, b'{"detail": "what"}', InvalidRequest, "what"),
+        (404, b'{"error": "gone"}', InvalidRequest, "gone"),
+        (503, b"", Unavailable, "too busy"),
+        (500, b'{"error": {"message": ""}}', EngineFault, "status 500"),
+        (500, b"Internal", EngineFault, "(no message)"),
+        (302, b"[1]", EngineFault, "(no message)"),
+    ],
+)
+def test_the_engines_own_errors(status: int, body: bytes, kind: type[RequestError], words: str):
+    error = error_of(status, body)
+    assert type(error) is kind
+    assert words in error.message
+
+
+def foreign_exceptions() -> list[type[Exception]]:
+    """Every exception class that aiohttp exports, and what sockets raise."""
+    exported = [
+        value
+        for value in vars(aiohttp).values()
+        if inspect.isclass(value) and issubclass(value, Exception)
+    ]
+    raised_here = [
+        kind for kind in exported if issubclass(kind, aiohttp.ClientError | TimeoutError | OSError)
+    ]
+    assert len(raised_here) > 15
+    return [*raised_here, TimeoutError, ConnectionResetError, BrokenPipeError, OSError]
+
+
+@pytest.mark.parametrize("kind", foreign_exceptions(), ids=lambda kind: kind.__name__)
+def test_every_foreign_exception_is_mapped(kind: type[Exception]):
+    error = kind.__new__(kind)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        error.__dict__["_os_error"] = OSError(2, "x")
+    with pytest.raises(RequestError) as mapped, mapped_errors():
+        raise error
+    expected = DeadlineExceeded if issubclass(kind, TimeoutError) else (Unavailable, EngineFault)
+    assert isinstance(mapped.value, expected)
+
+
+def test_our_own_exceptions_pass_through():
+    with pytest.raises(InvalidRequest), mapped_errors():
+        raise InvalidRequest("x")

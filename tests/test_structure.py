@@ -1,0 +1,123 @@
+"""The laws of the house, read from the source itself."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.harness import ROOT
+
+ROOMS = ("serve", "clients", "deploy", "benchmarks")
+SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+PURE = [
+    ROOT / "serve" / f"{name}.py"
+    for name in ("spec", "reader", "argv", "rerank", "vllm_log", "errors")
+] + sorted((ROOT / "serve" / "dialects").glob("*.py"))
+DOES_IO = {"asyncio", "subprocess", "socket", "http", "urllib", "threading", "selectors", "os"}
+WEB = {"aiohttp", "starlette", "uvicorn", "fastapi", "httpx", "requests", "uvloop", "httptools"}
+LONGEST_FILE = 250
+LONGEST_FUNCTION = 45
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, by its full name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def roots(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", PURE, ids=name)
+def test_the_core_does_no_io(path: Path):
+    assert not roots(path) & (DOES_IO | WEB)
+    ours = {name for name in imports(path) if name.startswith("serve.")}
+    impure = {"engine", "pool", "gateway", "process", "supervise", "server", "home", "metrics"}
+    assert not {name.split(".")[1] for name in ours} & impure
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_vllm_is_never_imported(path: Path):
+    assert "vllm" not in roots(path)
+    assert "import_module" not in path.read_text()
+
+
+def test_only_the_engine_talks_http_to_vllm():
+    assert [name(p) for p in SOURCES if "aiohttp" in roots(p) and p.parts[-2] == "serve"] == [
+        "serve/engine.py"
+    ]
+
+
+def test_clients_never_import_the_server():
+    for path in (ROOT / "clients").rglob("*.py"):
+        assert not roots(path) & {"serve", "deploy", "benchmarks", "tests"}, path
+
+
+def test_the_environment_is_read_on_the_command_line_only():
+    readers = {
+        name(path)
+        for path in (ROOT / "serve").rglob("*.py")
+        if {"os.environ", "os.getenv"} & set(attributes(path))
+    }
+    assert readers == {"serve/__main__.py"}
+
+
+def attributes(path: Path) -> list[str]:
+    return [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+    ]
+
+
+def test_only_the_command_line_and_the_guard_print():
+    for path in (ROOT / "serve").rglob("*.py"):
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        if any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls):
+            assert path.name in ("__main__.py", "guard.py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_files_and_functions_are_small(path: Path):
+    assert len(path.read_text().splitlines()) <= LONGEST_FILE
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= LONGEST_FUNCTION, f"{path}: {node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_every_module_and_class_says_what_it_is(path: Path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree) or not tree.body, "a module without a docstring"
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            errors_tree = path.name == "errors.py"  # drawn in the module's docstring
+            assert ast.get_docstring(node) or errors_tree, f"{node.name} has no docstring"
+
+
+def test_every_request_error_has_a_status_and_a_code_of_its_own():
+    from serve import errors
+
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.RequestError)
+    ]
+    kinds.remove(errors.RequestError)
+    assert len({kind.code for kind in kinds}) == len(kinds)
+    for kind in kinds:
+        assert kind.__name__ in (errors.__doc__ or "") and str(kind.status) in (
+            errors.__doc__ or ""
+        )
