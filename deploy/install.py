@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "deploy" / "lock"
 VERSIONS = ((3, 11), (3, 12), (3, 13))
+CANDIDATES = [sys.executable] + [f"python{major}.{minor}" for major, minor in VERSIONS]
 DISK_GIB = {"cpu": 5, "gpu": 16}  # what an environment takes, with room for pip's work
 TORCH_CPU = "torch==2.13.0+cpu"
 
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     names = [options.device] + (["dev"] if options.dev else [])
     locks = [LOCKS / f"{name}.txt" for name in names]
     try:
-        install(options.venv, options.device, locks)
+        install(options.venv, locks, disk_gib=DISK_GIB[options.device])
     except InstallError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -66,14 +66,15 @@ def device() -> str:
     return "gpu" if shutil.which("nvidia-smi") else "cpu"
 
 
-def install(venv: Path, kind: str, locks: list[Path]) -> None:
-    """Brings `venv` to the state that `locks` name."""
+def install(venv: Path, locks: list[Path], *, disk_gib: float) -> None:
+    """Brings `venv` to the state that `locks` name. Raises InstallError."""
     todo = [lock for lock in locks if not is_installed(venv, lock)]
     if not todo:
         return
-    check_disk(venv.parent, kind)
+    if not any(stamp(venv, lock).is_file() for lock in locks):
+        check_disk(venv.resolve().parent, disk_gib)
     if not (venv / "bin" / "pip").is_file():
-        make_venv(venv, find_python())
+        make_venv(venv, find_python(CANDIDATES))
     for lock in todo:
         say(f"installing {lock.name} into {venv} (log: {log_file(venv)})")
         if lock.stem == "cpu":
@@ -95,10 +96,9 @@ def digest(lock: Path) -> str:
     return hashlib.sha256(lock.read_bytes()).hexdigest()
 
 
-def find_python() -> str:
-    """The path of a Python that can make the environment."""
+def find_python(candidates: list[str]) -> str:
+    """The first of `candidates` that can make the environment."""
     seen = []
-    candidates = [sys.executable] + [f"python{major}.{minor}" for major, minor in VERSIONS]
     probe = "import sys, venv, ensurepip; print(sys.version_info[:2])"
     for candidate in candidates:
         if shutil.which(candidate) is None:
@@ -117,10 +117,9 @@ def find_python() -> str:
     )
 
 
-def check_disk(folder: Path, kind: str) -> None:
+def check_disk(folder: Path, needed: float) -> None:
     """Raises InstallError when the environment would not fit."""
     free = shutil.disk_usage(str(folder)).free / 1024**3
-    needed = float(os.environ.get("RERANK_DISK_GIB") or DISK_GIB[kind])
     if free < needed:
         raise InstallError(
             f"{free:.1f} GiB are free in {folder} and about {needed:g} are needed: free some, or"

@@ -46,13 +46,17 @@ class Process:
         )
         return cls(child, on_line)
 
+    @property
+    def is_running(self) -> bool:
+        return not self._exit.done()
+
     async def wait(self) -> int:
         """The exit status, once the command and everything it started are gone."""
         return await asyncio.shield(self._exit)
 
     async def stop(self, grace_s: float) -> None:
         """Ends the group: TERM, then KILL after `grace_s` seconds. Does nothing to a dead one."""
-        if not self._exit.done():
+        if self.is_running:
             self._signal(signal.SIGTERM)
             try:
                 async with asyncio.timeout(grace_s):

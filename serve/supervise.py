@@ -9,6 +9,7 @@ from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from serve import weights
 from serve.argv import Command
 from serve.engine import Engine, encode
 from serve.errors import RequestError, StartError
@@ -73,13 +74,13 @@ class Supervisor:
         while True:
             try:
                 exit_code = await self._live()
-            except StartError:
+                reason = explain(self._lines, exit_code)
+            except StartError as error:
                 if not deaths:
                     raise
-                exit_code = None
+                reason = str(error)
             deaths.append(self._clock())
             delay = backoff_s(deaths, self._clock())
-            reason = explain(self._lines, exit_code)
             if delay is None:
                 raise StartError(
                     f"{self._model.name}: the engine died {len(deaths)} times, giving up;"
@@ -110,7 +111,8 @@ class Supervisor:
             log.info("%s: ready after %s", self._model.name, self._shares())
             return await process.wait()
         finally:
-            self._enter(Progress("stopping"))
+            if process.is_running:
+                self._enter(Progress("stopping"))
             await process.stop(KILL_AFTER_S)
             self._enter(Progress("dead"))
             handler.close()
@@ -144,11 +146,15 @@ class Supervisor:
         try:
             warm.result()
         except RequestError as error:
-            raise StartError(f"{self._model.name}: the warm-up failed: {error}; {where}") from error
+            reason = explain(self._lines, None)
+            raise StartError(
+                f"{self._model.name}: the warm-up score failed: {error} ({reason}); {where}"
+            ) from error
 
     async def _warm_up(self, engine: Engine) -> None:
         """Returns once the engine has given scores of the kind that the spec declares."""
         while not await engine.is_healthy():
+            self._look_for_a_download()
             await asyncio.sleep(POLL_S)
         self._enter(Progress("warming up"))
         kind = self._model.score
@@ -163,6 +169,11 @@ class Supervisor:
         timeout_s = self._model.limits.timeout_s
         raw = await engine.score(encode(WARM_UP, self._model), 2, timeout_s=timeout_s)
         build_result(WARM_UP, raw, score=kind, model="", id="", created=0)
+
+    def _look_for_a_download(self) -> None:
+        done = weights.bytes_downloading(self._model, {**self._environment, **self._command.env})
+        if done is not None and _leads(self._replica.progress.phase, "downloading"):
+            self._enter(Progress("downloading", self._replica.progress.percent, done))
 
     def _on_line(self, line: str, handler: RotatingFileHandler) -> None:
         handler.handle(logging.makeLogRecord({"msg": line}))

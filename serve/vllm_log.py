@@ -62,10 +62,11 @@ _REMEDIES: Sequence[tuple[re.Pattern[str], str]] = (
 
 @dataclass(frozen=True)
 class Progress:
-    """A phase of the start and, where the log says it, how much of it is done (0..100)."""
+    """A phase of the start and what is known of it: percent done (0..100), bytes downloaded."""
 
     phase: str
     percent: int | None = None
+    bytes: int | None = None
 
 
 def progress(line: str) -> Progress | None:
@@ -87,7 +88,9 @@ def explain(lines: Iterable[str], exit_code: int | None) -> str:
     if exit_code in (-9, 137):
         return "killed (signal 9), most likely by the kernel for lack of memory → free memory"
     errors = [line for line in plain if _EXCEPTION.search(line) and not _RELAYED.search(line)]
-    return _shorten(errors[0]) if errors else f"no error in its log, exit status {exit_code}"
+    if errors:
+        return _shorten(errors[0])
+    return "no error in its log" + ("" if exit_code is None else f", exit status {exit_code}")
 
 
 def _message(line: str) -> str:

@@ -25,6 +25,29 @@ def locate(model: Model) -> str:
     return str(folder)
 
 
+def bytes_downloading(model: Model, environment: Mapping[str, str]) -> int | None:
+    """Bytes of `model` in Hugging Face's cache while some file of it is incomplete, else None.
+
+    vLLM downloads without a word, so the cache is all there is to see. `environment` says where it
+    is, by huggingface_hub's own rules.
+    """
+    if model.is_local:
+        return None
+    blobs = _hub_cache(environment) / f"models--{model.model.replace('/', '--')}" / "blobs"
+    try:
+        sizes = {file.name: file.stat().st_size for file in blobs.iterdir()}
+    except OSError:
+        return None
+    return sum(sizes.values()) if any(n.endswith(".incomplete") for n in sizes) else None
+
+
+def _hub_cache(environment: Mapping[str, str]) -> Path:
+    if "HF_HUB_CACHE" in environment:
+        return Path(environment["HF_HUB_CACHE"])
+    cache = environment.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(environment.get("HF_HOME", f"{cache}/huggingface")).expanduser() / "hub"
+
+
 def _in_package(reference: str) -> Path:
     """The folder that `package:NAME/FOLDER` means, without importing the package."""
     name, _, inside = reference.removeprefix(PACKAGE).partition("/")

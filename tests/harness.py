@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import requests
@@ -81,17 +81,18 @@ class Server:
         assert self.process.poll() is None, self.text()
         return self
 
-    def get(self, path: str, **kwargs: object) -> requests.Response:
-        return requests.get(self.url + path, timeout=30, **kwargs)
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> requests.Response:
+        return requests.get(self.url + path, timeout=30, headers=headers)
 
-    def post(self, path: str, body: object, **kwargs: object) -> requests.Response:
-        return requests.post(self.url + path, json=body, timeout=120, **kwargs)
+    def post(self, path: str, body: object) -> requests.Response:
+        return requests.post(self.url + path, json=body, timeout=120)
 
     def rerank(self, query: str, passages: Sequence[str]) -> list[float]:
         """The simple route's scores."""
         answer = self.post("/rerank", {"query": query, "passages": list(passages)})
         assert answer.ok, answer.text
-        return answer.json()
+        scores: list[float] = answer.json()
+        return scores
 
     def descendants(self) -> set[int]:
         """The processes below the server: guard, engine, and all that the engine started."""
@@ -144,9 +145,11 @@ def _state(pid: int) -> str:
         return ""
 
 
-def wait_until(condition: object, timeout_s: float, explain: object = lambda: "") -> None:
+def wait_until(
+    condition: Callable[[], object], timeout_s: float, explain: Callable[[], object] = lambda: ""
+) -> None:
     """Polls until `condition()` is true; fails with `explain()` after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, f"still not after {timeout_s} s: {explain()}"  # type: ignore[operator]
+    while not condition():
+        assert time.monotonic() < deadline, f"still not after {timeout_s} s: {explain()}"
         time.sleep(0.05)

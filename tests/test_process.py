@@ -37,6 +37,17 @@ def test_it_listens_at_once_and_says_what_it_waits_for(tmp_path: Path):
     assert "downloading" in server.text() and "ready after" in server.text()
 
 
+def test_a_silent_download_is_seen(tmp_path: Path):
+    blobs = tmp_path / "hub" / "models--org--name" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "x.incomplete").write_bytes(b"x" * 1000)
+    config = write_config(tmp_path, model="org/name")
+    env = {"FAKE_BOOT": "hang", "HF_HOME": str(tmp_path)}
+    with Server(config, tmp_path, env=env) as server:
+        wait_until(lambda: phase(server)["bytes"] == 1000, 5, lambda: phase(server))
+        assert phase(server)["phase"] == "downloading"
+
+
 def phase(server: Server) -> dict:
     return server.get("/health/ready").json()["models"][0]["replicas"][0]
 

@@ -86,6 +86,7 @@ E = "(EngineCore pid=1) ERROR 11-22 14:40:23 [core.py:9] "
         ),
         (["(APIServer pid=1) INFO 11-22 14:40:23 [a.py:1] ValueError: in passing"], 1, "no error"),
         ([], 3, "exit status 3"),
+        ([], None, "no error in its log"),
         ([], -9, "killed (signal 9)"),
         ([W + "[x] fine"], 137, "lack of memory"),
     ],

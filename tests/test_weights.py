@@ -45,6 +45,20 @@ def test_digests(tmp_path: Path):
         weights.verify(str(tmp_path), {"b": good})
 
 
+def test_a_download_is_seen_in_the_hubs_cache(tmp_path: Path):
+    model = Model(model="org/name", names=("m",))
+    blobs = tmp_path / "hub" / "models--org--name" / "blobs"
+    environment = {"HF_HOME": str(tmp_path)}
+    assert weights.bytes_downloading(model, environment) is None
+    blobs.mkdir(parents=True)
+    (blobs / "done").write_bytes(b"12345")
+    assert weights.bytes_downloading(model, environment) is None
+    (blobs / "part.abc.incomplete").write_bytes(b"123")
+    assert weights.bytes_downloading(model, environment) == 8
+    assert weights.bytes_downloading(model, {"HF_HUB_CACHE": str(tmp_path / "hub")}) == 8
+    assert weights.bytes_downloading(model, {"HF_HUB_CACHE": "/nowhere"}) is None
+
+
 def test_memory(tmp_path: Path):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 999 kB\nMemAvailable:    3145728 kB\n")
