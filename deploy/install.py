@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,19 +161,28 @@ def run(venv: Path, command: list[str], packages: int) -> None:
     """Runs an installer, its output in the log, its progress on the screen."""
     tail: list[str] = []
     show = Progress(packages)
+
+    def on_line(line: str) -> None:
+        log.write(line)
+        tail.append(line.strip())
+        show.line(line)
+
     with log_file(venv).open("a", encoding="utf-8") as log:
-        child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
-        )
-        assert child.stdout is not None
-        for line in child.stdout:
-            log.write(line)
-            tail = [*tail[-200:], line.strip()]
-            show.line(line)
-        status = child.wait()
+        status = follow(command, on_line)
     show.end()
     if status != 0:
         raise InstallError(f"{explain(tail)}; the whole log: {log_file(venv)}")
+
+
+def follow(command: list[str], on_line: Callable[[str], None]) -> int:
+    """Runs `command`, hands on each line of its output, and returns its exit status."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            on_line(line)
+    return child.returncode
 
 
 def explain(lines: list[str]) -> str:

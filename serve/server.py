@@ -85,7 +85,7 @@ async def run(model: Model, options: Options) -> None:
                 gateway, listener, model, _engine(model, folder, options, supervisor), stopping
             )
         finally:
-            await replica.engine.close()
+            replica.engine.close()
 
 
 async def _engine(model: Model, folder: str, options: Options, supervisor: Supervisor) -> None:

@@ -74,12 +74,18 @@ class Server:
     def until_ready(self, timeout_s: float = 20) -> "Server":
         """Waits for `/health/ready`, or for the end of the process, whichever comes first."""
         wait_until(
-            lambda: self.process.poll() is not None or self.get("/health/ready").ok,
+            lambda: self.process.poll() is not None or self._is_ready(),
             timeout_s,
             self.text,
         )
         assert self.process.poll() is None, self.text()
         return self
+
+    def _is_ready(self) -> bool:
+        try:
+            return self.get("/health/ready").ok
+        except requests.ConnectionError:
+            return False
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> requests.Response:
         return requests.get(self.url + path, timeout=30, headers=headers)

@@ -1,5 +1,6 @@
 """The set-up: what it says when the machine lacks something, and that it goes on afterwards."""
 
+import ast
 import ensurepip
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def test_no_registry_is_one_clear_line_and_a_second_run_goes_on(
     lock.write_text("# nothing but\nno-such-package-here==1.0\n")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("PIP_RETRIES", "1")
     with pytest.raises(InstallError, match="the package registry cannot be reached") as error:
         install.install(venv, [lock], disk_gib=0)
     assert str(venv / "install.log") in str(error.value)
@@ -94,6 +95,11 @@ def test_the_locks_hold_exact_versions():
         assert len(set(names)) == len(names)
     cpu = (install.LOCKS / "cpu.txt").read_text()
     assert not any(f"\n{name}==" in cpu for name in ("torchvision", "torchaudio", "torchcodec"))
+
+
+def test_any_python_from_3_7_can_read_it():
+    source = (ROOT / "deploy" / "install.py").read_text()
+    ast.parse(source, feature_version=(3, 7))
 
 
 def test_make_help_lists_the_verbs():

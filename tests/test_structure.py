@@ -54,9 +54,10 @@ def test_vllm_is_never_imported(path: Path):
 
 
 def test_only_the_engine_talks_http_to_vllm():
-    assert [name(p) for p in SOURCES if "aiohttp" in roots(p) and p.parts[-2] == "serve"] == [
-        "serve/engine.py"
-    ]
+    users = {name(path) for path in SOURCES if "serve.connection" in imports(path)}
+    assert users == {"serve/engine.py"}
+    clients = {"aiohttp", "httpx", "requests", "urllib", "http"}
+    assert not any(roots(path) & clients for path in (ROOT / "serve").rglob("*.py"))
 
 
 def test_clients_never_import_the_server():
