@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import openai
 
-from clients.wire import TIMEOUT_S, Ranked, Reranker
+from clients.wire import Ranked, Reranker
 
 
 class _Document(openai.BaseModel):
@@ -22,20 +22,11 @@ class _Rerank(openai.BaseModel):
 
 
 class OpenAIReranker(Reranker):
-    """A connection to `base_url` (`http://HOST:PORT`)."""
+    """A connection through this SDK, as `Reranker` describes."""
 
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        model: str | None = None,
-        api_key: str | None = None,
-        timeout_s: float = TIMEOUT_S,
-    ) -> None:
-        """`model` None asks for the server's default; `timeout_s` bounds each request."""
-        self._model = model
+    def connect(self, base_url: str, api_key: str | None, timeout_s: float) -> None:
         self._client = openai.OpenAI(
-            base_url=base_url.rstrip("/") + "/v1",
+            base_url=base_url + "/v1",
             api_key=api_key or "none",  # the SDK wants one; a server without keys does not look
             timeout=timeout_s,
         )
@@ -45,7 +36,7 @@ class OpenAIReranker(Reranker):
         answer = self._client.post(
             "/rerank",
             body={
-                "model": self._model,
+                "model": self.model,
                 "query": query,
                 "documents": list(passages),
                 "top_n": top_n,

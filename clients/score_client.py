@@ -4,23 +4,14 @@ from collections.abc import Sequence
 
 import requests
 
-from clients.wire import TIMEOUT_S, Ranked, Reranker, ranked
+from clients.wire import Ranked, Reranker, ranked
 
 
 class ScoreClient(Reranker):
-    """A connection to `base_url` (`http://HOST:PORT`)."""
+    """A connection through `requests`, as `Reranker` describes."""
 
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        model: str | None = None,
-        api_key: str | None = None,
-        timeout_s: float = TIMEOUT_S,
-    ) -> None:
-        """`model` None asks for the server's default; `timeout_s` bounds each request."""
-        self._url = base_url.rstrip("/") + "/score"
-        self._model = model
+    def connect(self, base_url: str, api_key: str | None, timeout_s: float) -> None:
+        self._url = base_url + "/score"
         self._timeout_s = timeout_s
         self._http = requests.Session()
         if api_key:
@@ -32,7 +23,7 @@ class ScoreClient(Reranker):
         Raises requests.HTTPError with the server's message when it refuses, and requests' other
         exceptions when it cannot be reached.
         """
-        body = {"model": self._model, "text_1": query, "text_2": list(passages)}
+        body = {"model": self.model, "text_1": query, "text_2": list(passages)}
         answer = self._http.post(self._url, json=body, timeout=self._timeout_s)
         if not answer.ok:
             raise requests.HTTPError(f"{answer.status_code}: {_message(answer)}", response=answer)

@@ -20,6 +20,23 @@ class Ranked:
 class Reranker(ABC):
     """A connection to one server. Use as a context manager, or close it."""
 
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """`base_url` is `http://HOST:PORT`; `model` None asks for the server's default;
+        `timeout_s` bounds each request."""
+        self.model = model
+        self.connect(base_url.rstrip("/"), api_key, timeout_s)
+
+    @abstractmethod
+    def connect(self, base_url: str, api_key: str | None, timeout_s: float) -> None:
+        """Makes the underlying client."""
+
     @abstractmethod
     def rerank(self, query: str, passages: Sequence[str], top_n: int | None = None) -> list[Ranked]:
         """The passages, the best first, at most `top_n` of them."""

@@ -14,14 +14,17 @@ from serve.argv import Command
 GUARD = Path(__file__).with_name("guard.py")
 _NEWLINE = re.compile(rb"\r\n|\n|\r")  # progress bars end their states with a bare return
 _LONGEST_LINE = 64 * 1024
+LAST_WORDS_S = 5.0
 
 
 class Process:
     """A running command. It is ended with its whole group, and never outlives this process."""
 
-    def __init__(self, child: asyncio.subprocess.Process, on_line: Callable[[str], None]) -> None:
+    def __init__(
+        self, child: asyncio.subprocess.Process, output: int, on_line: Callable[[str], None]
+    ) -> None:
         self._child = child
-        self._exit = asyncio.create_task(self._read_to_end(on_line))
+        self._exit = asyncio.create_task(self._follow(output, on_line))
 
     @classmethod
     async def start(
@@ -36,15 +39,24 @@ class Process:
 
         `on_line` gets each line of its output. `directory` is removed if this process dies.
         """
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", str(GUARD), str(directory), *command.argv),
-            stdin=asyncio.subprocess.PIPE,  # the guard's lifeline: closed when we die
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env={**environment, **command.env},
-            start_new_session=True,
-        )
-        return cls(child, on_line)
+        # A pipe of our own: asyncio's would let wait() return only once every process that holds
+        # it is gone, and those that a dead engine leaves go only after that.
+        output, write_end = os.pipe()
+        try:
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", str(GUARD), str(directory), *command.argv),
+                stdin=asyncio.subprocess.PIPE,  # the guard's lifeline: closed when we die
+                stdout=write_end,
+                stderr=write_end,
+                env={**environment, **command.env},
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(output)
+            raise
+        finally:
+            os.close(write_end)
+        return cls(child, output, on_line)
 
     @property
     def is_running(self) -> bool:
@@ -69,24 +81,29 @@ class Process:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child.pid, number)
 
-    async def _read_to_end(self, on_line: Callable[[str], None]) -> int:
-        exited = asyncio.create_task(self._child.wait())
-        reading = asyncio.create_task(self._read(on_line))
-        status = await exited
+    async def _follow(self, output: int, on_line: Callable[[str], None]) -> int:
+        reader = asyncio.StreamReader()
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(output, "rb", 0)
+        )
+        reading = asyncio.create_task(_read_lines(reader, on_line))
+        status = await self._child.wait()
         # The guard is gone; what it left of its group goes with it (and closes the output).
         self._signal(signal.SIGKILL)
-        await reading
+        # A process that left the group may still hold the output open; that must not hold us.
+        await asyncio.wait({reading}, timeout=LAST_WORDS_S)
+        reading.cancel()
+        pipe.close()
         return status
 
-    async def _read(self, on_line: Callable[[str], None]) -> None:
-        assert self._child.stdout is not None
-        rest = b""
-        while chunk := await self._child.stdout.read(_LONGEST_LINE):
-            *lines, rest = _NEWLINE.split(rest + chunk)
-            if len(rest) > _LONGEST_LINE:
-                lines, rest = [*lines, rest], b""
-            for line in lines:
-                if line.strip():
-                    on_line(line.decode("utf-8", "replace"))
-        if rest.strip():
-            on_line(rest.decode("utf-8", "replace"))
+
+async def _read_lines(reader: asyncio.StreamReader, on_line: Callable[[str], None]) -> None:
+    rest = b""
+    while chunk := await reader.read(_LONGEST_LINE):
+        *lines, rest = _NEWLINE.split(rest + chunk)
+        if len(rest) > _LONGEST_LINE:
+            lines, rest = [*lines, rest], b""
+        for line in filter(bytes.strip, lines):
+            on_line(line.decode("utf-8", "replace"))
+    if rest.strip():
+        on_line(rest.decode("utf-8", "replace"))

@@ -56,6 +56,7 @@ class Supervisor:
         log_file: Path,
         environment: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
+        backoff: Callable[[Sequence[float], float], float | None] = backoff_s,
     ) -> None:
         self._model = model
         self._replica = replica
@@ -65,6 +66,7 @@ class Supervisor:
         self._log_file = log_file
         self._environment = environment
         self._clock = clock
+        self._backoff = backoff
         self._lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._phases: list[tuple[str, float]] = []
 
@@ -80,7 +82,7 @@ class Supervisor:
                     raise
                 reason = str(error)
             deaths.append(self._clock())
-            delay = backoff_s(deaths, self._clock())
+            delay = self._backoff(deaths, self._clock())
             if delay is None:
                 raise StartError(
                     f"{self._model.name}: the engine died {len(deaths)} times, giving up;"

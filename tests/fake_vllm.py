@@ -4,6 +4,7 @@ It is a real process on a real socket, for the faults and the speed that the rea
 How it starts is said by environment variables, how it answers by the first word of the query:
 
     FAKE_BOOT      late | die | oom | hang | embedding (offers no /classify)
+    FAKE_LIFE_S    seconds after which it dies
     FAKE_STUBBORN  1: it and its child ignore SIGTERM
     FAKE_DELAY_S   seconds before each answer
     query          !die | !hang | !drop | !nan | !inf | !null | !short | !garbage | !400 … !503
@@ -109,6 +110,8 @@ async def main(socket: str) -> None:
         await asyncio.sleep(1.5)
     log("INFO 11-22 14:40:23 [cpu_model_runner.py:68] Starting to load model fake...")
     print("Loading safetensors checkpoint shards: 100% Completed | 1/1", flush=True)
+    if life := os.environ.get("FAKE_LIFE_S"):
+        asyncio.get_running_loop().call_later(float(life), os._exit, 9)
     server = await asyncio.get_running_loop().create_unix_server(Connection, socket)
     log("INFO:     Application startup complete.")
     await server.serve_forever()

@@ -1,9 +1,21 @@
 """What vLLM's log says, and when a dead engine is started again. Lines are vLLM's own."""
 
+import asyncio
+import os
+import shlex
+import tempfile
+from pathlib import Path
+
 import pytest
 
-from serve.supervise import DEATHS_ALLOWED, DEATHS_WINDOW_S, backoff_s
+from serve import argv
+from serve.engine import Engine
+from serve.errors import StartError
+from serve.pool import Replica
+from serve.spec import Model
+from serve.supervise import DEATHS_ALLOWED, DEATHS_WINDOW_S, Supervisor, backoff_s
 from serve.vllm_log import Progress, explain, progress
+from tests.harness import FAKE_ENGINE
 
 W = "(Worker pid=4113) INFO 11-22 14:40:23 "
 
@@ -109,3 +121,45 @@ def test_backoff_grows_and_ends():
 def test_old_deaths_are_forgotten():
     now = DEATHS_WINDOW_S * 2
     assert backoff_s([0.0] * 50 + [now], now) == 1
+
+
+@pytest.mark.parametrize(
+    ("second_life", "words"),
+    [("0.3", "exit status 9"), ("oom", "not enough memory")],
+    ids=["dies again", "does not start again"],
+)
+def test_an_engine_that_keeps_dying_is_given_up(second_life: str, words: str):
+    model = Model(model="/m", names=("m",))
+
+    async def story(folder: Path) -> Replica:
+        socket = str(folder / "http.sock")
+        command = argv.build(
+            model, weights="/m", socket=socket, device="gpu", vllm=shlex.split(FAKE_ENGINE)
+        )
+        environment = {**os.environ, "FAKE_LIFE_S": "0.3"}
+        replica = Replica(Engine(socket))
+
+        def backoff(deaths: object, now: float) -> float | None:
+            if second_life == "oom":
+                environment["FAKE_BOOT"] = "oom"
+            return None if len(deaths) > 2 else 0.0  # type: ignore[arg-type]
+
+        supervisor = Supervisor(
+            model,
+            replica,
+            command,
+            directory=folder,
+            log_file=folder / "log",
+            environment=environment,
+            backoff=backoff,
+        )
+        with pytest.raises(StartError) as error:
+            await supervisor.run()
+        assert "m: the engine died 3 times, giving up" in str(error.value)
+        assert words in str(error.value)
+        return replica
+
+    with tempfile.TemporaryDirectory(prefix="rerank-") as folder:
+        replica = asyncio.run(story(Path(folder)))
+    assert replica.restarts == 2
+    assert replica.progress.phase == "dead"
