@@ -1,6 +1,7 @@
 """A YAML file as typed dataclasses: every error says which file, which line and what to write."""
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -72,7 +73,7 @@ class Reader:
         values = {key: self.value(value, hints[key], where + key) for key, value in given.items()}
         for key, value in values.items():
             least = known[key].metadata.get("min")
-            if least is not None and value < least:
+            if least is not None and not least <= value < math.inf:  # nor is NaN
                 raise ConfigError(f"{where}{key}: must be at least {least}", self.at(given[key]))
         return cls(**values)
 

@@ -194,7 +194,7 @@ def test_the_openai_sdk_lists_the_models(minilm_server: Server):
         assert next(iter(sdk.models.list())).id == "minilm"
 
 
-def test_requests_post_to_score_as_in_the_guide(minilm_server: Server):
+def test_requests_post_to_score(minilm_server: Server):
     body = {"model": "minilm", "text_1": QUERY, "text_2": list(FOUR_PASSAGES)}
     answer = requests.post(f"{minilm_server.url}/score", json=body, timeout=60)
     assert answer.status_code == 200

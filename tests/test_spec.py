@@ -62,6 +62,8 @@ def test_defaults(tmp_path: Path):
         ("model: a/b\nlimits: {passages: '3'}\n", 2, "limits.passages: must be a whole number"),
         ("model: a/b\nlimits: {passages: 0}\n", 2, "limits.passages: must be at least 1"),
         ("model: a/b\nlimits: {timeout_s: soon}\n", 2, "limits.timeout_s: must be a number"),
+        ("model: a/b\nlimits: {timeout_s: .nan}\n", 2, "limits.timeout_s: must be at least 0.001"),
+        ("model: a/b\nlimits: {timeout_s: .inf}\n", 2, "limits.timeout_s: must be at least 0.001"),
         ("model: a/b\nscore: probability\n", 2, "score: must be one of logit, cosine"),
         ("model: a/b\nllm: 'yes'\n", 2, "llm: must be true or false"),
         ("model: 3\n", 1, "model: must be a string"),
