@@ -144,9 +144,18 @@ def load_all(configs: Path) -> dict[Path, Model]:
             other = owner.setdefault(name.lower(), path)
             if other != path:
                 raise ConfigError(
-                    f"{name!r} is also a name of {other.name}: rename one of them", str(path)
+                    f"{name!r} is also a name of {other.name}: rename one of them",
+                    _line_of_name(path, name),
                 )
     return shelf
+
+
+def _line_of_name(path: Path, name: str) -> str:
+    """`file:line` of a name in a YAML that has been read before."""
+    reader, root = Reader(path), compose(path)
+    names = reader.entries(root).get("names")
+    items = names.value if isinstance(names, yaml.SequenceNode) else []
+    return next((reader.at(item) for item in items if item.value == name), reader.at(root))
 
 
 def load(path: Path) -> Model:

@@ -160,8 +160,12 @@ def test_the_nearest_config_is_named():
 
 def test_two_files_with_one_name(tmp_path: Path):
     write(tmp_path, "model: a/b\nnames: [x]\n", "one.yaml")
-    write(tmp_path, "model: c/d\nnames: [y, X]\n", "two.yaml")
-    with pytest.raises(ConfigError, match=r"two\.yaml: 'X' is also a name of one\.yaml"):
+    write(tmp_path, "model: c/d\nnames:\n  - y\n  - X\n", "two.yaml")
+    with pytest.raises(ConfigError, match=r"two\.yaml:4: 'X' is also a name of one\.yaml"):
+        load_all(tmp_path)
+    write(tmp_path, "model: c/d\n", "two.yaml")
+    write(tmp_path, "model: e/f\nnames: [z, c/d]\n", "one.yaml")
+    with pytest.raises(ConfigError, match=r"two\.yaml:1: 'c/d' is also a name of one\.yaml"):
         load_all(tmp_path)
 
 
