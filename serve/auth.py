@@ -28,7 +28,7 @@ class Keys:
         """
         if not self._digests:
             return
-        given = _digest_of(_given(headers))
+        given = _digest_of(_given(headers).encode("latin-1", "replace"))  # as it came by wire
         # Every digest is compared, so that the time does not tell which one was near.
         if sum(hmac.compare_digest(given, known) for known in self._digests) == 0:
             raise Unauthorized(
@@ -58,8 +58,8 @@ def _given(headers: Mapping[str, str]) -> str:
 
 def _digest(key: str) -> bytes:
     ready = _DIGEST.fullmatch(key)
-    return bytes.fromhex(ready[1]) if ready else _digest_of(key)
+    return bytes.fromhex(ready[1]) if ready else _digest_of(key.encode("utf-8", "surrogateescape"))
 
 
-def _digest_of(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+def _digest_of(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -48,8 +48,12 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    @property
+    def _is_waiting(self) -> bool:
+        return self._answer is not None and not self._answer.done()
+
     def _fail(self, error: Exception) -> None:
-        if self._answer is not None and not self._answer.done():
+        if self._answer is not None and self._is_waiting:
             self._answer.set_exception(error)
 
     # -- what asyncio calls ------------------------------------------------------------------------
@@ -59,6 +63,8 @@ class Connection(asyncio.Protocol):
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:
+        if not self._is_waiting:
+            return self.close()  # nobody asked: it must not answer the next request
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -78,9 +84,9 @@ class Connection(asyncio.Protocol):
         self._chunks.append(chunk)
 
     def on_message_complete(self) -> None:
-        if not self._parser.should_keep_alive():
+        if not self._parser.should_keep_alive() or not self._is_waiting:
             self.close()
-        if self._answer is not None and not self._answer.done():
+        if self._answer is not None and self._is_waiting:
             self._answer.set_result((self._parser.get_status_code(), b"".join(self._chunks)))
 
 

@@ -175,6 +175,20 @@ def test_a_cancelled_exchange_closes_its_connection(socket: str):
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("pieces", [[OK + OK], [OK, OK]], ids=["at once", "later"])
+def test_an_answer_that_nobody_asked_for_answers_nothing(socket: str, pieces: list[bytes]):
+    other = OK.replace(b"hi", b"no")
+
+    async def story() -> None:
+        async with Peer(socket, pieces, other) as peer:
+            assert await peer.send() == (200, b"hi")
+            await peer.until_closed()
+            assert await peer.send() == (200, b"no")
+            assert peer.connections == 2
+
+    asyncio.run(story())
+
+
 def test_nobody_there(socket: str):
     with pytest.raises(OSError, match="No such file"):
         asyncio.run(Connections(socket).send("GET", "/health", timeout_s=1))
