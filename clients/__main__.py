@@ -32,6 +32,8 @@ FAILURES = (
     httpx.HTTPError,
 )
 
+UNREACHED = (requests.ConnectionError, openai.APIConnectionError, httpx.ConnectError)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser(os.environ).parse_args(arguments)
@@ -44,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with make(options.url, model=options.model, api_key=options.api_key) as client:
                 answers[name] = client.rerank(options.query, passages)
         except FAILURES as error:
-            print(f"error: {name}: {options.url}: {error}", file=sys.stderr)
+            hint = ": start it with `make serve`, or name it with --url"
+            unreached = isinstance(error, UNREACHED)
+            print(f"error: {name}: {options.url}: {error}{hint * unreached}", file=sys.stderr)
             return 1
     show(options.query, answers)
     return 0 if agree(answers) else 3

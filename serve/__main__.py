@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StartError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before the server's own handler was there
+        return 130
 
 
 def up(options: argparse.Namespace) -> int:

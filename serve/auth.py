@@ -46,6 +46,12 @@ def read_keys(path: Path) -> list[str]:
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not keys:
         raise ConfigError("the API key file has no key: write one a line", str(path))
+    for number, line in enumerate(lines, 1):
+        if line.strip().startswith("sha256:") and not _DIGEST.fullmatch(line.strip()):
+            raise ConfigError(
+                "`sha256:` needs the 64 hex digits of a key's SHA-256, in lower case",
+                f"{path}:{number}",
+            )
     return keys
 
 

@@ -26,7 +26,8 @@ LOG_BYTES = 10 * 1024 * 1024
 LINES_KEPT = 4000  # of one start, to find its first error in
 DEATHS_ALLOWED = 5
 DEATHS_WINDOW_S = 600.0
-KILL_AFTER_S = 10.0
+KILL_AFTER_S = 10.0  # between TERM and KILL
+KILL_STARTING_AFTER_S = 1.0  # vLLM in the middle of its start often hears no TERM
 
 # An engine is ready when it has scored this. `/health` alone does not prove a forward pass.
 WARM_UP = RerankRequest(
@@ -113,9 +114,10 @@ class Supervisor:
             log.info("%s: ready after %s", self._model.name, self._shares())
             return await process.wait()
         finally:
+            grace = KILL_AFTER_S if self._replica.is_ready else KILL_STARTING_AFTER_S
             if process.is_running:
                 self._enter(Progress("stopping"))
-            await process.stop(KILL_AFTER_S)
+            await process.stop(grace)
             self._enter(Progress("dead"))
             handler.close()
 
@@ -164,7 +166,7 @@ class Supervisor:
             other = "cosine" if kind == "logit" else "logit"
             raise StartError(
                 f"{self._model.name}: vLLM does not take this model for one whose values are"
-                f" {kind}s: write `score: {other}` if it is"
+                f" {kind}s: write `score: {other}` in its YAML if it is"
                 f" {'an embedding model' if other == 'cosine' else 'a cross-encoder'}, or make it"
                 " a reranker with `vllm: {hf-overrides: …}` as configs/bge-reranker-v2-gemma.yaml"
             )

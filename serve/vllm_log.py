@@ -47,7 +47,7 @@ _REMEDIES: Sequence[tuple[re.Pattern[str], str]] = (
     ),
     (
         re.compile(r"error: (?:unrecognized arguments|argument |ambiguous option)"),
-        "vLLM does not take this option: correct `vllm:` in the YAML",
+        "vLLM does not take this option or its value: correct `vllm:` in the YAML",
     ),
     (
         re.compile(r"(?i)model architectures .* (?:not supported|failed)"),

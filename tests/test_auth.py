@@ -74,5 +74,8 @@ def test_read_keys(tmp_path: Path):
     file.write_text("# nothing\n")
     with pytest.raises(ConfigError, match="has no key"):
         read_keys(file)
+    file.write_text("good\nsha256:zzz\n")
+    with pytest.raises(ConfigError, match=r"keys:2: `sha256:` needs the 64 hex digits"):
+        read_keys(file)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_keys(tmp_path)

@@ -80,6 +80,7 @@ def test_the_command_line(fake_server: Server):
 def test_the_command_line_says_what_is_wrong(fake_server: Server):
     gone = run("--url", "http://127.0.0.1:9", "--via", "requests")
     assert gone.returncode == 1 and "error: requests: http://127.0.0.1:9" in gone.stderr
+    assert "start it with `make serve`, or name it with --url" in gone.stderr
     unknown = run("--url", fake_server.url, "--model", "other", "--via", "openai")
     assert unknown.returncode == 1 and "There is no model 'other'" in unknown.stderr
     assert "Traceback" not in gone.stderr + unknown.stderr

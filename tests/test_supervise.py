@@ -79,7 +79,7 @@ E = "(EngineCore pid=1) ERROR 11-22 14:40:23 [core.py:9] "
         (
             ["entry.py: error: unrecognized arguments: --no-such-option"],
             2,
-            "--no-such-option → vLLM does not take this option",
+            "--no-such-option → vLLM does not take this option or its value",
         ),
         (
             ["ValueError: Model architectures ['X'] are not supported for now."],
