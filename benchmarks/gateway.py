@@ -16,7 +16,7 @@ READY_S = 300
 
 def targets(server: Server) -> Sequence[Target]:
     """The gateway, and its engine without the gateway: the same process, the same route."""
-    socket = next(server.run_dir.glob("*/engine-0/http.sock"))
+    socket = next(server.run_dir.glob("*/engine-0-*/http.sock"))
     return Target("gateway", server.url), Target("direct", "http://engine", str(socket))
 
 

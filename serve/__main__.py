@@ -104,7 +104,9 @@ def _model(options: argparse.Namespace) -> spec.Model:
 
 def _keys(file: Path | None, environment: Mapping[str, str]) -> list[str]:
     variable = environment.get(KEY_VARIABLE)
-    return (read_keys(file) if file else []) + ([variable] if variable else [])
+    if variable is not None and not variable.strip():
+        raise ConfigError(f"{KEY_VARIABLE} is set but empty: give it a key, or unset it")
+    return (read_keys(file) if file else []) + ([variable.strip()] if variable else [])
 
 
 def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":

@@ -91,7 +91,7 @@ def _arguments(flags: Mapping[str, object]) -> Iterator[str]:
         elif isinstance(value, list | tuple):
             yield from (f"--{flag}", *map(str, value))
         elif isinstance(value, Mapping):
-            yield from (f"--{flag}", json.dumps(value, separators=(",", ":")))
+            yield from (f"--{flag}", json.dumps(value, separators=(",", ":"), default=str))
         elif str(value).startswith("-"):
             yield f"--{flag}={value}"  # else argparse takes the value for a flag
         else:

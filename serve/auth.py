@@ -8,7 +8,7 @@ from pathlib import Path
 
 from serve.errors import ConfigError, Unauthorized
 
-_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_DIGEST = re.compile(r"sha256:([0-9a-fA-F]{64})")
 
 
 class Keys:
@@ -28,9 +28,10 @@ class Keys:
         """
         if not self._digests:
             return
-        given = _digest_of(_given(headers).encode("latin-1", "replace"))  # as it came by wire
+        token = _given(headers)
+        given = _digest_of(token.encode("latin-1", "replace"))  # as it came by wire
         # Every digest is compared, so that the time does not tell which one was near.
-        if sum(hmac.compare_digest(given, known) for known in self._digests) == 0:
+        if sum(hmac.compare_digest(given, known) for known in self._digests) == 0 or not token:
             raise Unauthorized(
                 "This server needs an API key: send `Authorization: Bearer KEY` with one of its"
                 " keys."
@@ -49,7 +50,7 @@ def read_keys(path: Path) -> list[str]:
     for number, line in enumerate(lines, 1):
         if line.strip().startswith("sha256:") and not _DIGEST.fullmatch(line.strip()):
             raise ConfigError(
-                "`sha256:` needs the 64 hex digits of a key's SHA-256, in lower case",
+                "`sha256:` needs the 64 hex digits of a key's SHA-256",
                 f"{path}:{number}",
             )
     return keys
@@ -57,7 +58,7 @@ def read_keys(path: Path) -> list[str]:
 
 def _given(headers: Mapping[str, str]) -> str:
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
+    if scheme.lower() == "bearer" and token.strip():
         return token.strip()
     return headers.get("x-api-key") or headers.get("api-key") or ""
 

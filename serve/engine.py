@@ -17,15 +17,16 @@ RETRY_AFTER_S = 5
 
 def encode(request: RerankRequest, model: Model) -> bytes:
     """The body that asks vLLM's `/score` for the raw values of `request`'s pairs."""
-    queries = request.queries[0] if len(request.queries) == 1 else request.queries
-    return orjson.dumps(
-        {
-            **_options(request.options, model),
-            "queries": queries,
-            "documents": request.passages,
-            "use_activation": False,
-        }
-    )
+    body = {
+        **_options(request.options, model),
+        "queries": request.queries[0] if len(request.queries) == 1 else request.queries,
+        "documents": request.passages,
+        "use_activation": False,
+    }
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        raise InvalidRequest(f"An option of the body is not usable: {error}.") from error
 
 
 def _options(asked: Mapping[str, object], model: Model) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """The private directory of one running server: its lock, its engines' sockets, their logs.
 
 RUN_DIR/PORT/lock          held while the server runs; its text is the process id
-RUN_DIR/PORT/engine-0/     the engine's socket and temporary files, removed when it ends
+RUN_DIR/PORT/engine-0-…/   the engine's socket and temporary files, removed when it ends
 RUN_DIR/PORT/engine-0.log  what vLLM printed, this time and the last
 """
 
@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,12 +57,16 @@ class Home:
 
     @contextmanager
     def engine(self, index: int) -> Iterator[Path]:
-        """A fresh directory for one engine, removed afterwards."""
-        path = self.path / f"engine-{index}"
+        """A fresh directory for one engine, removed afterwards.
+
+        Its name is new each time: a killed server's guard may still remove the old one.
+        """
+        for stale in self.path.glob(f"engine-{index}-*"):  # what a killed server left
+            shutil.rmtree(stale, ignore_errors=True)
+        path = Path(tempfile.mkdtemp(prefix=f"engine-{index}-", dir=self.path))
         if len(os.fsencode(path)) > _LONGEST_ENGINE_PATH:
+            path.rmdir()
             raise StartError(f"{path} is too long for a Unix socket: choose a shorter --run-dir")
-        shutil.rmtree(path, ignore_errors=True)  # what a killed server left
-        path.mkdir(mode=0o700)
         try:
             yield path
         finally:

@@ -77,6 +77,7 @@ class Pool:
         """The raw values of the request's pairs. Raises RequestError."""
         pairs = len(request.passages)
         if not pairs:
+            pick(self.replicas)  # so that the server's state is told all the same
             return RawScores([], 0)
         check_size(request, self.model.limits)
         body = encode(request, self.model)
@@ -109,6 +110,11 @@ def choose(pools: Sequence[Pool], *, model: str | None, use_llm: bool) -> Pool:
     if model:
         for pool in pools:
             if model.lower() in (name.lower() for name in pool.model.names):
+                if use_llm and not pool.model.llm:
+                    raise InvalidRequest(
+                        f"use_llm is true, but {model!r} is no LLM reranker: send one of the two.",
+                        param="use_llm",
+                    )
                 return pool
         served = ", ".join(name for pool in pools for name in pool.model.names)
         raise NotFound(f"There is no model {model!r} here; served: {served}.", param="model")

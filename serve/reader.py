@@ -18,7 +18,7 @@ def compose(path: Path) -> yaml.Node:
     """The YAML file as a tree of nodes, which know their lines. Raises ConfigError."""
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"cannot be read: {error}", str(path)) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

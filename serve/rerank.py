@@ -96,7 +96,11 @@ def check_raw(values: Sequence[object], pairs: int) -> list[float]:
         raise EngineFault(f"The engine answered {len(values)} scores for {pairs} pairs.")
     floats = []
     for index, value in enumerate(values):
-        if not isinstance(value, float | int) or not math.isfinite(value):
+        if (
+            not isinstance(value, float | int)
+            or isinstance(value, bool)
+            or not math.isfinite(value)
+        ):
             raise EngineFault(f"The engine answered {value!r} for pair {index}: no score.")
         floats.append(float(value))
     return floats

@@ -151,10 +151,9 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise StartError(
-            f"--host {host}: {error.strerror}; give an address of this machine"
-        ) from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", "not a host")
+        raise StartError(f"--host {host}: {reason}; give an address of this machine") from error
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import yaml
 
+from serve.dialects.base import ENGINE_FIELDS
 from serve.errors import ConfigError
 from serve.reader import Reader, compose, nearest
 
@@ -47,11 +48,11 @@ class Device:
 class Hardware:
     """What the model needs, for the checks before a start and for renting a machine."""
 
-    memory_gib: float = 0.0  # main memory on a CPU, 0: not checked
-    gpu_memory_gib: float = 0.0
-    disk_gib: float = 0.0
-    compute_capability: float = 0.0
-    cuda: float = 0.0
+    memory_gib: float = field(default=0.0, metadata={"min": 0})  # on a CPU; 0: not checked
+    gpu_memory_gib: float = field(default=0.0, metadata={"min": 0})
+    disk_gib: float = field(default=0.0, metadata={"min": 0})
+    compute_capability: float = field(default=0.0, metadata={"min": 0})
+    cuda: float = field(default=0.0, metadata={"min": 0})
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def find(wanted: str, configs: Path = CONFIGS) -> Model:
     for path, model in shelf.items():
         if wanted.lower() in (path.stem.lower(), *(name.lower() for name in model.names)):
             return model
-    if _is_path(wanted) and Path(wanted).expanduser().is_dir():
+    if _is_path(wanted) and Path(_absolute(wanted, Path("x"))).is_dir():
         return plain(wanted)
     if wanted.count("/") == 1 and not _is_path(wanted):
         return plain(wanted)
@@ -164,6 +165,11 @@ def load(path: Path) -> Model:
     model: Model = reader.build(Model, root)
     nodes = reader.entries(root)
     names = tuple(model.names) or (path.stem, model.model)
+    for key in model.request:
+        if key not in ENGINE_FIELDS:
+            where = reader.entries(nodes["request"])[key]
+            words = f"unknown key 'request.{key}'{nearest(key, ENGINE_FIELDS)}"
+            raise ConfigError(f"{words}; known: {', '.join(ENGINE_FIELDS)}", reader.at(where))
     for index, name in enumerate(names):
         if name.lower() in (earlier.lower() for earlier in names[:index]):
             raise ConfigError(f"names: {name!r} stands twice", reader.at(nodes["names"]))
@@ -179,7 +185,10 @@ def load(path: Path) -> Model:
 
 
 def _absolute(relative: str, path: Path) -> str:
-    return str((path.parent / Path(relative).expanduser()).resolve())
+    try:
+        return str((path.parent / Path(relative).expanduser()).resolve())
+    except RuntimeError as error:  # `~name` of nobody
+        raise ConfigError(f"{relative}: {error}", str(path)) from error
 
 
 def _flags(reader: Reader, nodes: Mapping[str, yaml.Node]) -> Mapping[str, object]:
@@ -189,6 +198,8 @@ def _flags(reader: Reader, nodes: Mapping[str, yaml.Node]) -> Mapping[str, objec
         flag = key.replace("_", "-")
         if flag in RESERVED_FLAGS:
             raise ConfigError(f"vllm.{key}: {RESERVED_FLAGS[flag]}", reader.at(node))
+        if flag in flags:
+            raise ConfigError(f"vllm.{key}: stands twice", reader.at(node))
         flags[flag] = value = reader.plain(node)
         if flag == "chat-template" and "{" not in str(value):  # else the template itself
             flags[flag] = file = _absolute(str(value), reader.path)

@@ -226,6 +226,7 @@ def test_search_units(documents: int, units: int):
         ("/rerank", {"query": "q", "documents": []}, "cohere-v2"),
         ("/v1/rerank", {"query": "q", "documents": []}, "cohere-v1"),
         ("/v1/rerank", {"query": "q", "passages": []}, "simple"),
+        ("/rerank", {"query": "q", "passages": [], "documents": None}, "simple"),
         ("/v2/rerank", {"query": "q", "documents": []}, "cohere-v2"),
         ("/score", {"anything": 1}, "vllm-score"),
         ("/v1/score", {}, "vllm-score"),

@@ -41,7 +41,7 @@ POOLS = [
         ("baai/M3", False, "m3"),
         ("gemma", False, "gemma"),
         (None, True, "gemma"),
-        ("m3", True, "m3"),  # a name says more than a flag
+        ("gemma", True, "gemma"),
     ],
 )
 def test_choose(model: str | None, use_llm: bool, name: str):
@@ -51,6 +51,8 @@ def test_choose(model: str | None, use_llm: bool, name: str):
 def test_choose_nothing():
     with pytest.raises(NotFound, match="served: m3, BAAI/m3, gemma"):
         choose(POOLS, model="other", use_llm=False)
+    with pytest.raises(InvalidRequest, match="'m3' is no LLM reranker"):
+        choose(POOLS, model="m3", use_llm=True)
     with pytest.raises(InvalidRequest, match="make serve MODEL=bge-reranker-v2-gemma"):
         choose(POOLS[:1], model=None, use_llm=True)
 

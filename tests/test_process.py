@@ -79,6 +79,21 @@ def test_a_killed_launcher_takes_a_stubborn_engine_with_it(tmp_path: Path):
     assert server.left_over == []
 
 
+def test_a_server_started_again_at_once_is_left_alone_by_the_old_ones_guard(tmp_path: Path):
+    with start(tmp_path, FAKE_STUBBORN="1") as first:
+        below = first.until_ready().descendants()
+        port = first.url.rsplit(":", 1)[1]
+        first.kill()
+        arguments = ("--port", port, "--run-dir", str(first.run_dir))
+        (tmp_path / "second").mkdir()
+        with Server(tmp_path / "fake.yaml", tmp_path / "second", *arguments) as second:
+            second.until_ready()
+            wait_until(lambda: not alive(below), 15)
+            time.sleep(0.5)
+            second.post("/rerank", {"query": "!drop", "passages": ["a"]})  # a new connection next
+            assert len(second.rerank("q", ["a"])) == 1
+
+
 def test_an_engine_that_ignores_sigterm_is_killed(tmp_path: Path):
     with start(tmp_path, FAKE_STUBBORN="1") as server:
         below = server.until_ready().descendants()
@@ -340,13 +355,14 @@ def test_home_refuses_a_directory_that_others_may_enter(short_path: Path):
 
 
 def test_home_removes_what_a_killed_server_left(short_path: Path):
-    stale = short_path / "run" / "1" / "engine-0"
+    stale = short_path / "run" / "1" / "engine-0-old"
     stale.mkdir(parents=True, mode=0o700)
     for folder in (stale.parent, stale.parent.parent):
         folder.chmod(0o700)
     (stale / "http.sock").touch()
     with Home(short_path / "run", 1) as ours, ours.engine(0) as folder:
         assert list(folder.iterdir()) == []
+        assert not stale.exists()
 
 
 def test_home_refuses_a_path_that_no_socket_can_have(short_path: Path):

@@ -69,6 +69,7 @@ def test_what_is_no_cosine_is_refused(value: float):
         ([1.0, math.nan], 2, "nan for pair 1"),
         ([math.inf, 1.0], 2, "inf for pair 0"),
         ([1.0, None], 2, "None for pair 1"),
+        ([1.0, True], 2, "True for pair 1"),
         ([1.0, "0.5"], 2, "'0.5' for pair 1"),
         ([[1.0], 2.0], 2, r"\[1.0\] for pair 0"),
     ],

@@ -21,7 +21,7 @@ def by_path(dialects: Sequence[Dialect] = DIALECTS) -> Mapping[str, Sequence[Dia
 def choose(dialects: Sequence[Dialect], body: Body) -> Dialect:
     """Which of the dialects of one path `body` is in. Raises InvalidRequest when it is in none."""
     for dialect in dialects:
-        if not dialect.marks or any(mark in body for mark in dialect.marks):
+        if not dialect.marks or any(body.get(mark) is not None for mark in dialect.marks):
             return dialect
     marks = " or ".join(f"`{mark}`" for dialect in dialects for mark in dialect.marks)
     raise InvalidRequest(

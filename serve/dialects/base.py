@@ -42,7 +42,7 @@ class Dialect:
 
 
 # vLLM's request fields that pass through to the engine: name → the type, in a user's words.
-_ENGINE_FIELDS: Mapping[str, tuple[type, str]] = {
+ENGINE_FIELDS: Mapping[str, tuple[type, str]] = {
     "truncate_prompt_tokens": (int, "a whole number: -1 (the model's length) or at least 1"),
     "truncation_side": (str, "'left' or 'right'"),
     "padding": (str, "'max_length' or 'do_not_pad'"),
@@ -61,7 +61,7 @@ _LEAST = {"truncate_prompt_tokens": -1, "max_tokens_per_query": 0, "max_tokens_p
 def engine_options(body: Body) -> dict[str, object]:
     """The fields of `body` that vLLM itself understands, checked."""
     options = {}
-    for name, (kind, words) in _ENGINE_FIELDS.items():
+    for name, (kind, words) in ENGINE_FIELDS.items():
         value = body.get(name)
         if value is None:
             continue
