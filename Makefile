@@ -4,8 +4,10 @@ VENV ?= .venv
 MODEL ?= minilm
 HOST ?= 127.0.0.1
 PORT ?= 8000
+URL ?= http://127.0.0.1:$(PORT)
 API_KEY_FILE ?=
 DEVICE ?=
+RECORD ?=
 TESTS ?= tests
 
 BIN := $(VENV)/bin
@@ -13,12 +15,12 @@ SETUP := $(PYTHON) deploy/install.py --venv $(VENV)
 KEYS := $(if $(API_KEY_FILE),--api-key-file $(API_KEY_FILE))
 ON := $(if $(DEVICE),--device $(DEVICE))
 
-.PHONY: help install serve stop argv check test bench
+.PHONY: help install serve stop verify argv check test bench
 .DEFAULT_GOAL := help
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  variables: MODEL=$(MODEL) HOST=$(HOST) PORT=$(PORT) API_KEY_FILE=F DEVICE=cpu|gpu PYTHON=$(PYTHON) VENV=$(VENV)"
+	@echo "  variables: MODEL=$(MODEL) HOST=$(HOST) PORT=$(PORT) API_KEY_FILE=F URL=$(URL) DEVICE=cpu|gpu PYTHON=$(PYTHON) VENV=$(VENV)"
 
 install: ## make the environment: vLLM for this machine, and all that the server needs
 	@$(SETUP)
@@ -28,6 +30,9 @@ serve: install ## serve MODEL (a config's name, a YAML, a Hugging Face id, a fol
 
 stop: install ## stop the server on PORT
 	@$(BIN)/python -m serve stop --port $(PORT)
+
+verify: install ## check a running server (URL=) against reference scores of MODEL (RECORD=1 writes them)
+	@$(BIN)/python -m clients.verify $(MODEL) --url $(URL) $(KEYS) $(if $(RECORD),--record)
 
 argv: install ## print the vLLM command that MODEL stands for
 	@$(BIN)/python -m serve argv $(MODEL) $(ON)

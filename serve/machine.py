@@ -1,11 +1,12 @@
 """What this machine has: the kind of device that vLLM was installed for, and free memory."""
 
+import os
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-from serve.argv import DeviceKind
 from serve.errors import StartError
-from serve.spec import Hardware
+from serve.spec import DeviceKind
 
 _MEMINFO = Path("/proc/meminfo")
 
@@ -32,11 +33,19 @@ def available_memory_gib(meminfo: Path = _MEMINFO) -> float | None:
     return None
 
 
-def check_memory(hardware: Hardware, available_gib: float | None) -> None:
-    """Raises StartError when the model will not fit into main memory on a CPU."""
-    if available_gib is not None and available_gib < hardware.memory_gib:
-        raise StartError(
-            f"not enough memory: the model needs about {hardware.memory_gib:g} GiB and"
-            f" {available_gib:.1f} GiB are free: stop what else uses it, choose a smaller model,"
-            " or lower `hardware: {memory_gib: …}` if you know better"
-        )
+def cores() -> list[int]:
+    """The CPU cores that this process may use, by number."""
+    return sorted(os.sched_getaffinity(0))
+
+
+def check_memory(needs_gib: Mapping[str, float], available_gib: float | None) -> None:
+    """Raises StartError when models (name → what one needs) will not fit into main memory."""
+    total = sum(needs_gib.values())
+    if available_gib is None or total <= available_gib:
+        return
+    parts = " + ".join(f"{need:.10g} ({name})" for name, need in needs_gib.items())
+    raise StartError(
+        f"not enough memory: {parts} = {total:.10g} GiB are needed and {available_gib:.1f} GiB are"
+        " free: stop what else uses it, choose a smaller model, or lower"
+        " `hardware: {memory_gib: …}` if you know better"
+    )

@@ -1,13 +1,15 @@
-"""Which engine takes a request, and what is in flight."""
+"""One model's engines: which of them takes a request, and what is in flight."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from serve.engine import RETRY_AFTER_S, Engine, encode
-from serve.errors import InvalidRequest, NotFound, Overloaded, TooLarge, Unavailable
-from serve.rerank import RawScores, RerankRequest
+from serve.engine import RETRY_AFTER_S, Engine, encode, options
+from serve.errors import Overloaded, TooLarge, Unavailable
+from serve.rerank import RawScores, RerankRequest, RerankResult, build_result
 from serve.spec import Limits, Model
+from serve.tokens import USUAL_SPECIALS, Lengths, Specials, TokenLimits
 from serve.vllm_log import Progress
 
 
@@ -32,6 +34,11 @@ def pick(replicas: Sequence[Replica]) -> Replica:
     if ready:
         return min(ready, key=lambda replica: replica.pairs)
     phases = ", ".join(replica.progress.phase for replica in replicas)
+    if all(replica.progress.phase == "failed" for replica in replicas):
+        raise Unavailable(
+            "The model failed and will not come back by itself: the server's log says why; restart"
+            " the server when that is mended, or ask another of its models (GET /v1/models)."
+        )
     raise Unavailable(
         f"The model is not ready ({phases}): try again; /health/ready says when.",
         retry_after=RETRY_AFTER_S,
@@ -58,11 +65,19 @@ def check_size(request: RerankRequest, limits: Limits) -> None:
 
 
 class Pool:
-    """The replicas of one model."""
+    """The replicas of one model, and what is known of how it reads."""
 
     def __init__(self, model: Model, replicas: Sequence[Replica]) -> None:
         self.model = model
         self.replicas = replicas
+        self.specials = Specials(USUAL_SPECIALS)
+        self.lengths: Lengths | None = None  # until the tokenizer is known
+        self.max_model_len = model.max_model_len
+
+    @property
+    def name(self) -> str:
+        """The model's first name."""
+        return self.model.name
 
     @property
     def is_ready(self) -> bool:
@@ -73,6 +88,15 @@ class Pool:
         """Pairs in flight in all replicas."""
         return sum(replica.pairs for replica in self.replicas)
 
+    async def rerank(
+        self, request: RerankRequest, *, model: str, id: str, created: int
+    ) -> RerankResult:
+        """The result of a request. Raises RequestError."""
+        raw = await self.score(request)
+        return build_result(
+            request, raw, score=self.model.score, model=model, id=id, created=created
+        )
+
     async def score(self, request: RerankRequest) -> RawScores:
         """The raw values of the request's pairs. Raises RequestError."""
         pairs = len(request.passages)
@@ -80,9 +104,33 @@ class Pool:
             pick(self.replicas)  # so that the server's state is told all the same
             return RawScores([], 0)
         check_size(request, self.model.limits)
+        request = self.specials.neutral_request(request)
         body = encode(request, self.model)
         with self._admitted(pairs) as replica:
-            return await replica.engine.score(body, pairs, timeout_s=self.model.limits.timeout_s)
+            counting = self._start_counting(request)
+            timeout_s = self.model.limits.timeout_s
+            try:
+                raw = await replica.engine.score(body, pairs, timeout_s=timeout_s)
+                return replace(raw, cut=await counting) if counting else raw
+            finally:
+                if counting:
+                    counting.cancel()
+
+    def _start_counting(self, request: RerankRequest) -> "asyncio.Future[list[int]] | None":
+        """Finds the pairs that are cut, beside the scoring, when there may be any."""
+        if self.lengths is None:
+            return None
+        limits = TokenLimits.of(options(request, self.model), self.max_model_len)
+        suspects = self.lengths.suspects(request, limits)
+        if not suspects:
+            return None
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(None, self.lengths.cut, request, suspects, limits)
+
+    def close(self) -> None:
+        """Closes the connections to the engines."""
+        for replica in self.replicas:
+            replica.engine.close()
 
     @contextmanager
     def _admitted(self, pairs: int) -> Iterator[Replica]:
@@ -100,31 +148,3 @@ class Pool:
             yield replica
         finally:
             replica.pairs -= pairs
-
-
-def choose(pools: Sequence[Pool], *, model: str | None, use_llm: bool) -> Pool:
-    """The pool that a request means: by the model's name, by `use_llm`, or the first.
-
-    Raises NotFound for a name that nobody has, InvalidRequest for `use_llm` without an LLM.
-    """
-    if model:
-        for pool in pools:
-            if model.lower() in (name.lower() for name in pool.model.names):
-                if use_llm and not pool.model.llm:
-                    raise InvalidRequest(
-                        f"use_llm is true, but {model!r} is no LLM reranker: send one of the two.",
-                        param="use_llm",
-                    )
-                return pool
-        served = ", ".join(name for pool in pools for name in pool.model.names)
-        raise NotFound(f"There is no model {model!r} here; served: {served}.", param="model")
-    if not use_llm:
-        return pools[0]
-    for pool in pools:
-        if pool.model.llm:
-            return pool
-    raise InvalidRequest(
-        "use_llm is true, but no LLM reranker is configured: start the server with one, for"
-        " example `make serve MODEL=bge-reranker-v2-gemma` (it needs a GPU), or send false.",
-        param="use_llm",
-    )

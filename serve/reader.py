@@ -73,15 +73,25 @@ class Reader:
         values = {key: self.value(value, hints[key], where + key) for key, value in given.items()}
         for key, value in values.items():
             least = known[key].metadata.get("min")
-            if least is not None and not least <= value < math.inf:  # nor is NaN
+            if least is None or value is None:
+                continue
+            if not least <= value < math.inf:  # nor is NaN
                 raise ConfigError(f"{where}{key}: must be at least {least}", self.at(given[key]))
         return cls(**values)
 
     def value(self, node: yaml.Node, hint: Any, name: str) -> Any:
         """The value of one node, of the type that `hint` annotates."""
         if is_dataclass(hint):
+            short = getattr(hint, "SHORTHAND", None)  # the field that a plain value stands for
+            if short and isinstance(node, yaml.ScalarNode):
+                kind = typing.get_type_hints(hint)[short]
+                return typing.cast("type[Any]", hint)(**{short: self.value(node, kind, name)})
             return self.build(typing.cast("type[Any]", hint), node, f"{name}.")
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+        if origin is types.UnionType and isinstance(node, yaml.MappingNode):
+            hint = next(filter(is_dataclass, arguments), hint)  # of `Cascade | None`, say
+            if is_dataclass(hint):
+                return self.value(node, hint, name)
         if origin is Mapping:
             entries = self.entries(node).items()
             return {key: self.value(item, arguments[1], f"{name}.{key}") for key, item in entries}

@@ -1,23 +1,45 @@
 """The pure core: one canonical request, what an engine answers, one canonical result.
 
-Scores. An engine gives one raw value for each pair. What that value is belongs to the model:
+Scores. An engine gives one raw value x for each pair; `Score` says what it is and what becomes of
+it:
 
 - `logit`: s = 1 / (1 + exp(-x)), the logistic function, taken once, in float64;
-- `cosine`: s = (1 + x) / 2, which maps -1..1 to 0..1.
+- `cosine`: s = (1 + x) / 2, which maps -1..1 to 0..1;
+- either with a temperature T or a bias b: s = 1 / (1 + exp(-(x / T + b))), Platt's scaling with
+  parameters that were fitted to labelled pairs (Platt 1999; `python -m benchmarks.calibrate`).
 
-Both are strictly increasing, so the order is the raw values' own: ranking reads those, and two
-pairs whose scores round to the same float still come in the right order. Equal raw values keep the
-order of the request. Scores never depend on the other passages of a request (no min-max).
+All are strictly increasing, so the order is the raw values' own: ranking reads those, and two pairs
+whose scores round to the same float still come in the right order. Equal raw values keep the order
+of the request. Scores never depend on the other passages of a request (no min-max).
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
 from serve.errors import EngineFault
 
 COSINE_ROUNDING = 0.01  # how far beyond -1..1 half-precision arithmetic takes a cosine
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model's raw value is, and the calibration that turns it into a probability, if any."""
+
+    SHORTHAND: ClassVar[str] = "of"  # `score: logit` in a YAML is `score: {of: logit}`
+
+    of: Literal["logit", "cosine"] = "logit"
+    temperature: float | None = field(default=None, metadata={"min": 1e-6})
+    bias: float | None = field(default=None, metadata={"min": -1e6})
+
+    @property
+    def function(self) -> Callable[[float], float]:
+        """From a raw value to a score, 0..1. It raises EngineFault for a cosine that is none."""
+        if self.temperature is None and self.bias is None:
+            return sigmoid if self.of == "logit" else cosine_to_unit
+        slope, bias = 1.0 / (self.temperature or 1.0), self.bias or 0.0
+        return lambda value: sigmoid(slope * value + bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +48,9 @@ class RerankRequest:
 
     `queries` holds one query for all `passages`, or one for each. `top_n` None is "all of them";
     `raw` asks for the engine's own values instead of 0..1; `options` are vLLM's request fields, as
-    given; `echo` says whether the answer carries the passages' text; `fields` is what the body
-    called the two sides, for errors.
+    given; `echo` says whether the answer carries the passages' text; `is_ranked` whether it is a
+    ranking (the best first) or plain scores; `fields` is what the body called the two sides, for
+    errors.
     """
 
     queries: Sequence[str]
@@ -37,6 +60,7 @@ class RerankRequest:
     top_n: int | None = None
     raw: bool = False
     echo: bool = True
+    is_ranked: bool = False
     request_id: str | None = None
     fields: tuple[str, str] = ("query", "passages")
     options: Mapping[str, object] = field(default_factory=dict)
@@ -44,26 +68,43 @@ class RerankRequest:
 
 @dataclass(frozen=True, slots=True)
 class RawScores:
-    """What an engine answered: one raw value for each pair, in order, and the tokens it read."""
+    """What an engine answered: one raw value for each pair, in order, and the tokens it read.
+
+    `cut` holds the indices of the pairs that the model did not read whole.
+    """
 
     values: Sequence[float]
     prompt_tokens: int
+    cut: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What a cascade's two models gave: `first` a raw value for each passage, `then` for those that
+    were kept, by passage index."""
+
+    first: Sequence[float]
+    then: Mapping[int, float]
 
 
 @dataclass(frozen=True, slots=True)
 class RerankResult:
     """What any dialect renders.
 
-    `scores` has one value for each passage, in the request's order; `ranking` holds passage
-    indices, the best first, cut to `top_n`.
+    `scores` and `raw` have one value for each passage, in the request's order (`scores` are the raw
+    values where the request asked for those); `ranking` holds passage indices, the best first, cut
+    to `top_n`; `cut` the indices of passages that the model did not read whole with their query.
     """
 
     id: str
     model: str
     created: int
     scores: Sequence[float]
+    raw: Sequence[float]
     ranking: Sequence[int]
     prompt_tokens: int
+    cut: Sequence[int] = ()
+    stages: Stages | None = None
 
 
 def sigmoid(logit: float) -> float:
@@ -79,11 +120,6 @@ def cosine_to_unit(cosine: float) -> float:
     if abs(cosine) > 1 + COSINE_ROUNDING:
         raise EngineFault(f"The engine answered {cosine}, which is no cosine (-1..1).")
     return min(1.0, max(0.0, (1.0 + cosine) / 2.0))
-
-
-SCORE_FUNCTIONS: Mapping[str, Callable[[float], float]] = MappingProxyType(
-    {"logit": sigmoid, "cosine": cosine_to_unit}
-)
 
 
 def check_raw(values: Sequence[object], pairs: int) -> list[float]:
@@ -113,15 +149,42 @@ def rank(values: Sequence[float], top_n: int | None) -> list[int]:
 
 
 def build_result(
-    request: RerankRequest, raw: RawScores, *, score: str, model: str, id: str, created: int
+    request: RerankRequest, raw: RawScores, *, score: Score, model: str, id: str, created: int
 ) -> RerankResult:
     """The canonical result of `request`, from the engine's raw values of the kind `score`."""
-    function = SCORE_FUNCTIONS[score]
+    unit = score.function
     return RerankResult(
         id=id,
         model=model,
         created=created,
-        scores=raw.values if request.raw else [function(value) for value in raw.values],
+        scores=raw.values if request.raw else [unit(value) for value in raw.values],
+        raw=raw.values,
         ranking=rank(raw.values, request.top_n),
         prompt_tokens=raw.prompt_tokens,
+        cut=raw.cut,
+    )
+
+
+def join_stages(
+    first: RerankResult, then: RerankResult, kept: Sequence[int], top_n: int | None
+) -> RerankResult:
+    """A cascade's result: `then` over the passages `kept` (by index), before `first` over the rest.
+
+    Both rankings must be whole. Equal values of the second model keep the order of the first. The
+    scores of the two stages are of different models: they compare within a stage only.
+    """
+    scores, raw = list(first.scores), list(first.raw)
+    for place, index in enumerate(kept):
+        scores[index], raw[index] = then.scores[place], then.raw[place]
+    is_kept = set(kept)
+    order = [kept[place] for place in then.ranking]
+    order += [index for index in first.ranking if index not in is_kept]
+    return replace(
+        first,
+        scores=scores,
+        raw=raw,
+        ranking=order[:top_n],
+        prompt_tokens=first.prompt_tokens + then.prompt_tokens,
+        cut=sorted({*first.cut, *(kept[place] for place in then.cut)}),
+        stages=Stages(first.raw, {index: raw[index] for index in kept}),
     )

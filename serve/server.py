@@ -1,47 +1,41 @@
-"""Puts the pieces together: socket, private directory, engine, gateway, signals."""
+"""Puts the pieces together: socket, private directory, engines, gateway, signals."""
 
 import asyncio
 import logging
 import os
 import signal
 import socket
-import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
 
-from serve import argv, machine, weights
+from serve import fleet, machine, weights
 from serve.auth import Keys
-from serve.engine import Engine
+from serve.catalog import Catalog
 from serve.errors import StartError
 from serve.gateway import Gateway
 from serve.home import Home
-from serve.pool import Pool, Replica
-from serve.spec import Model
-from serve.supervise import Supervisor
+from serve.stack import Stack
 
 log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8000
-SOCKET_NAME = "http.sock"
 BACKLOG = 2048
 KEEPALIVE_S = 75
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says beside the model."""
+    """What the command line says beside what to serve."""
 
     host: str
     port: int
     keys: Sequence[str]
     run_dir: Path
-    device: argv.DeviceKind
-    vllm: Sequence[str]  # the program that starts vLLM
-    environment: Mapping[str, str]  # what engines inherit
+    program: fleet.Program
 
 
 class _HttpServer(uvicorn.Server):
@@ -53,65 +47,51 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
-async def run(model: Model, options: Options) -> None:
-    """Serves `model` until a signal. Raises ConfigError and StartError; leaves nothing behind."""
-    folder = weights.locate(model)
+async def run(stack: Stack, options: Options) -> None:
+    """Serves `stack` until a signal. Raises ConfigError and StartError; leaves nothing behind."""
+    device = options.program.device
+    stack = stack.on(device, machine.cores())
+    folders = [weights.locate(model) for model in stack.models]
     stopping = _stop_event()
-    with ExitStack() as stack:
-        listener = stack.enter_context(listen(options.host, options.port))
-        port = listener.getsockname()[1]
-        home = stack.enter_context(Home(options.run_dir, port))
-        directory = stack.enter_context(home.engine(0))
-        command = argv.build(
-            model,
-            weights=folder,
-            socket=str(directory / SOCKET_NAME),
-            device=options.device,
-            vllm=options.vllm,
-        )
-        replica = Replica(Engine(str(directory / SOCKET_NAME)), since=time.monotonic())
-        supervisor = Supervisor(
-            model,
-            replica,
-            command,
-            directory=directory,
-            log_file=home.log(0),
-            environment=options.environment,
-        )
-        gateway = Gateway([Pool(model, [replica])], keys=Keys(options.keys))
-        log.info("%s on %s; vLLM's log: %s", model.name, _url(listener), home.log(0))
-        try:
-            await _until_stopped(
-                gateway, listener, model, _engine(model, folder, options, supervisor), stopping
+    # vLLM measures a GPU's free memory while it starts, so no two may start at once.
+    turn = asyncio.Lock() if device == "gpu" else nullcontext()
+    with ExitStack() as resources:
+        listener = resources.enter_context(listen(options.host, options.port))
+        home = resources.enter_context(Home(options.run_dir, listener.getsockname()[1]))
+        if device == "cpu":
+            needs = {model.name: model.hardware.memory_gib for model in stack.models}
+            machine.check_memory(needs, machine.available_memory_gib())
+        members = []
+        for index, (model, folder) in enumerate(zip(stack.models, folders, strict=True)):
+            directory, log_file = resources.enter_context(home.engine(index)), home.log(index)
+            member = fleet.Member(
+                model, folder, options.program, directory=directory, log_file=log_file, turn=turn
             )
-        finally:
-            replica.engine.close()
-
-
-async def _engine(model: Model, folder: str, options: Options, supervisor: Supervisor) -> None:
-    """The checks that take time, then the engine, for ever."""
-    if options.device == "cpu":
-        machine.check_memory(model.hardware, machine.available_memory_gib())
-    await asyncio.to_thread(weights.verify, folder, model.sha256)
-    await supervisor.run()
+            resources.callback(member.pool.close)
+            members.append(member)
+            log.info("%s on %s; vLLM's log: %s", model.name, _url(listener), log_file)
+        catalog = Catalog(stack, [member.pool for member in members])
+        gateway = Gateway(catalog, keys=Keys(options.keys))
+        grace_s = max(model.limits.stop_timeout_s for model in stack.models)
+        await _until_stopped(gateway, listener, fleet.run(members), grace_s, stopping)
 
 
 async def _until_stopped(
     gateway: Gateway,
     listener: socket.socket,
-    model: Model,
-    engine: Coroutine[None, None, None],
+    engines: Coroutine[None, None, None],
+    grace_s: float,
     stopping: asyncio.Event,
 ) -> None:
-    """Runs gateway and engine until a signal comes or one of them fails, then ends both."""
+    """Runs gateway and engines until a signal comes or they fail, then ends them."""
     server = _HttpServer(_http_config(gateway))
     http = asyncio.create_task(server.serve(sockets=[listener]))
-    supervision = asyncio.create_task(engine)
+    supervision = asyncio.create_task(engines)
     signalled = asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait({http, supervision, signalled}, return_when=asyncio.FIRST_COMPLETED)
         if signalled.done():
-            await _drain(gateway, model.limits.stop_timeout_s, stopping)
+            await _drain(gateway, grace_s, stopping)
     finally:
         server.should_exit = True
         for task in (supervision, signalled):

@@ -1,4 +1,4 @@
-"""A model's YAML as a frozen, typed spec. Every default of the server lives in this file.
+"""A model's YAML as a frozen, typed spec. Every default of a model lives in this file.
 
 A dataclass's fields are the YAML's keys and their annotations its types, so this file is also the
 reference of what a YAML may hold. What does not fit is a ConfigError with file, line and remedy.
@@ -14,14 +14,17 @@ import yaml
 from serve.dialects.base import ENGINE_FIELDS
 from serve.errors import ConfigError
 from serve.reader import Reader, compose, nearest
+from serve.rerank import Score
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-DEFAULT_MODEL = "minilm"
+DeviceKind = Literal["cpu", "gpu"]
+
 PACKAGE = "package:"  # a model that an installed Python package carries: `package:NAME/FOLDER`
 
 # What every model is asked with, unless its YAML says otherwise: an encoder's over-long pair is cut
 # the way it was trained, the longer text first (vLLM: -1 is "to the model's maximum length").
 ENCODER_REQUEST: Mapping[str, object] = {"truncate_prompt_tokens": -1}
+# An LLM reranker's prompt ends with its instruction, so each text is cut by itself, before it.
+LLM_LIMITS = ("max_tokens_per_query", "max_tokens_per_doc")
 
 # vLLM flags that the launcher itself sets, and what to write instead.
 RESERVED_FLAGS: Mapping[str, str] = {
@@ -76,7 +79,7 @@ class Model:
     revision: str | None = None  # the commit of the Hugging Face repository
     names: Sequence[str] = ()  # what clients may call it; logs and metrics say the first
     llm: bool = False  # an LLM reranker: the one that `use_llm: true` asks
-    score: Literal["logit", "cosine"] = "logit"
+    score: Score = field(default_factory=Score)
     sha256: Mapping[str, str] = field(default_factory=dict)  # file of the model → its digest
     request: Mapping[str, object] = field(default_factory=lambda: ENCODER_REQUEST)
     vllm: Mapping[str, object] = field(default_factory=dict)  # flag → value, passed through
@@ -93,70 +96,31 @@ class Model:
     @property
     def is_local(self) -> bool:
         """Whether the weights are on this machine, so that no hub is asked."""
-        return self.model.startswith(PACKAGE) or _is_path(self.model)
+        return self.model.startswith(PACKAGE) or is_path(self.model)
 
     @property
     def max_model_len(self) -> int | None:
-        """The longest input in tokens, when the YAML says it."""
+        """The longest input in tokens, when the YAML says it as a number."""
         length = self.vllm.get("max-model-len")
         return length if isinstance(length, int) else None
 
+    @property
+    def template(self) -> str | None:
+        """The prompt's template, as a file's path or the text itself."""
+        template = self.vllm.get("chat-template")
+        return None if template is None else str(template)
 
-def _is_path(model: str) -> bool:
+    def on(self, device: DeviceKind) -> "Model":
+        """The model as it is served on one kind of device, with nothing left to lay over it."""
+        if device == "gpu":
+            return replace(self, cpu=Device())
+        vllm, env = {**self.vllm, **self.cpu.vllm}, {**self.env, **self.cpu.env}
+        return replace(self, vllm=vllm, env=env, cpu=Device())
+
+
+def is_path(model: str) -> bool:
+    """Whether a model is named as a folder of this machine."""
     return model.startswith(("/", "./", "../", "~"))
-
-
-# -- finding -------------------------------------------------------------------------------------
-
-
-def find(wanted: str, configs: Path = CONFIGS) -> Model:
-    """The spec that `MODEL=wanted` means: a YAML's path, a config's name, a model's id or folder.
-
-    Raises ConfigError when it means nothing, naming the nearest config, or more than one.
-    """
-    if wanted.endswith((".yaml", ".yml")):
-        return load(Path(wanted).expanduser())
-    shelf = load_all(configs)
-    for path, model in shelf.items():
-        if wanted.lower() in (path.stem.lower(), *(name.lower() for name in model.names)):
-            return model
-    if _is_path(wanted) and Path(_absolute(wanted, Path("x"))).is_dir():
-        return plain(wanted)
-    if wanted.count("/") == 1 and not _is_path(wanted):
-        return plain(wanted)
-    raise ConfigError(
-        f"no model {wanted!r}{nearest(wanted, [path.stem for path in shelf])}; give a config's name"
-        " (`ls configs`), a YAML's path, a Hugging Face id (`org/name`) or a model's folder"
-    )
-
-
-def plain(model: str) -> Model:
-    """A spec for a model without a YAML: a cross-encoder with one logit, vLLM's own defaults."""
-    short = model.rstrip("/").rsplit("/", 1)[-1]
-    return Model(model=model, names=(short, model), vllm={"runner": "pooling"})
-
-
-def load_all(configs: Path) -> dict[Path, Model]:
-    """Every YAML of a folder. Raises ConfigError when two of them answer to one name."""
-    shelf = {path: load(path) for path in sorted(configs.glob("*.yaml"))}
-    owner: dict[str, Path] = {}
-    for path, model in shelf.items():
-        for name in {path.stem, *model.names}:
-            other = owner.setdefault(name.lower(), path)
-            if other != path:
-                raise ConfigError(
-                    f"{name!r} is also a name of {other.name}: rename one of them",
-                    _line_of_name(path, name),
-                )
-    return shelf
-
-
-def _line_of_name(path: Path, name: str) -> str:
-    """`file:line` of a name in a YAML that has been read before."""
-    reader, root = Reader(path), compose(path)
-    names = reader.entries(root).get("names")
-    items = names.value if isinstance(names, yaml.SequenceNode) else []
-    return next((reader.at(item) for item in items if item.value == name), reader.at(root))
 
 
 def load(path: Path) -> Model:
@@ -165,26 +129,60 @@ def load(path: Path) -> Model:
     model: Model = reader.build(Model, root)
     nodes = reader.entries(root)
     names = tuple(model.names) or (path.stem, model.model)
-    for key in model.request:
-        if key not in ENGINE_FIELDS:
-            where = reader.entries(nodes["request"])[key]
-            words = f"unknown key 'request.{key}'{nearest(key, ENGINE_FIELDS)}"
-            raise ConfigError(f"{words}; known: {', '.join(ENGINE_FIELDS)}", reader.at(where))
     for index, name in enumerate(names):
         if name.lower() in (earlier.lower() for earlier in names[:index]):
             raise ConfigError(f"names: {name!r} stands twice", reader.at(nodes["names"]))
-    return replace(
+    model = replace(
         model,
-        model=_absolute(model.model, path) if _is_path(model.model) else model.model,
+        model=absolute(model.model, path) if is_path(model.model) else model.model,
         names=names,
+        request=_request(model, "request" in nodes),
         vllm=_flags(reader, nodes),
         cpu=replace(model.cpu, vllm=_flags(reader, reader.entries(nodes["cpu"])))
         if "cpu" in nodes
         else model.cpu,
     )
+    _check_request(model, reader, nodes.get("request", root))
+    return model
 
 
-def _absolute(relative: str, path: Path) -> str:
+def _request(model: Model, is_given: bool) -> Mapping[str, object]:
+    given = model.request if is_given else {}
+    return given if model.llm else {**ENCODER_REQUEST, **given}
+
+
+def _check_request(model: Model, reader: Reader, node: yaml.Node) -> None:
+    """Raises ConfigError for a field that vLLM has not, or that would cut an instruction."""
+    for key in model.request:
+        if key not in ENGINE_FIELDS:
+            words = f"unknown key 'request.{key}'{nearest(key, ENGINE_FIELDS)}"
+            where = reader.at(reader.entries(node)[key])
+            raise ConfigError(f"{words}; known: {', '.join(ENGINE_FIELDS)}", where)
+    if not model.llm:
+        return
+    if "truncate_prompt_tokens" in model.request:
+        words = "would cut the instruction at the prompt's end: write"
+        raise ConfigError(
+            f"request.truncate_prompt_tokens: {words} {' and '.join(LLM_LIMITS)}", reader.at(node)
+        )
+    limits = [model.request.get(name) for name in LLM_LIMITS]
+    if not all(isinstance(limit, int) and limit > 0 for limit in limits):
+        raise ConfigError(
+            f"request: an LLM reranker needs {' and '.join(LLM_LIMITS)}, which cut each text by"
+            " itself, so that the instruction stays whole",
+            reader.at(node),
+        )
+    total = sum(limit for limit in limits if isinstance(limit, int))
+    if model.max_model_len is not None and total >= model.max_model_len:
+        raise ConfigError(
+            f"request: {' + '.join(LLM_LIMITS)} = {total} leaves no room for the instruction in"
+            f" max-model-len ({model.max_model_len})",
+            reader.at(node),
+        )
+
+
+def absolute(relative: str, path: Path) -> str:
+    """A path in the YAML `path` as an absolute one: it is relative to the YAML's folder."""
     try:
         return str((path.parent / Path(relative).expanduser()).resolve())
     except RuntimeError as error:  # `~name` of nobody
@@ -202,7 +200,7 @@ def _flags(reader: Reader, nodes: Mapping[str, yaml.Node]) -> Mapping[str, objec
             raise ConfigError(f"vllm.{key}: stands twice", reader.at(node))
         flags[flag] = value = reader.plain(node)
         if flag == "chat-template" and "{" not in str(value):  # else the template itself
-            flags[flag] = file = _absolute(str(value), reader.path)
+            flags[flag] = file = absolute(str(value), reader.path)
             if not Path(file).is_file():
                 raise ConfigError(f"vllm.{key}: there is no file {file}", reader.at(node))
     return flags

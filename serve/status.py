@@ -2,17 +2,24 @@
 
 from collections.abc import Sequence
 
+from serve.catalog import CascadePool, Catalog
 from serve.pool import Pool, Replica
 
 
 def readiness(pools: Sequence[Pool], *, draining: bool, now: float) -> dict[str, object]:
-    """The body of `/health/ready`: whether every model can score, and what each engine is doing."""
+    """The body of `/health/ready`: whether the server can score, and what each engine is doing.
+
+    It is ready when any of its models is, since one that fails must not take the others off the
+    load balancer; `degraded` says that not all are.
+    """
+    states = [pool.is_ready for pool in pools]
     return {
-        "ready": all(pool.is_ready for pool in pools) and not draining,
+        "ready": any(states) and not draining,
+        "degraded": not all(states),
         "draining": draining,
         "models": [
             {
-                "name": pool.model.name,
+                "name": pool.name,
                 "ready": pool.is_ready,
                 "replicas": [_replica(replica, now) for replica in pool.replicas],
             }
@@ -32,20 +39,43 @@ def _replica(replica: Replica, now: float) -> dict[str, object]:
     }
 
 
-def models(pools: Sequence[Pool], *, created: int) -> dict[str, object]:
-    """The body of `/v1/models`: the names that `model` may hold, in OpenAI's form."""
+def models(catalog: Catalog, *, created: int) -> dict[str, object]:
+    """The body of `/v1/models`: the names that `model` may hold, in OpenAI's form and more."""
+    common = {"object": "model", "created": created, "owned_by": "rerank-serve"}
+    listed = [
+        {"id": name, **common, **_model(pool, catalog)}
+        for pool in catalog.pools
+        for name in pool.model.names
+    ]
+    listed += [
+        {"id": cascade.name, **common, **_cascade(cascade, catalog)} for cascade in catalog.cascades
+    ]
+    return {"object": "list", "data": listed}
+
+
+def _model(pool: Pool, catalog: Catalog) -> dict[str, object]:
+    score = pool.model.score
     return {
-        "object": "list",
-        "data": [
-            {
-                "id": name,
-                "object": "model",
-                "created": created,
-                "owned_by": "rerank-serve",
-                "root": pool.model.name,
-                "max_model_len": pool.model.max_model_len,
-            }
-            for pool in pools
-            for name in pool.model.names
-        ],
+        "root": pool.name,
+        "revision": pool.model.revision,
+        "max_model_len": pool.max_model_len,
+        "dtype": pool.model.vllm.get("dtype"),
+        "score": {"of": score.of, "temperature": score.temperature, "bias": score.bias},
+        "ready": pool.is_ready,
+        "default": catalog.default is pool,
+        "llm": catalog.llm is pool,
+    }
+
+
+def _cascade(cascade: CascadePool, catalog: Catalog) -> dict[str, object]:
+    return {
+        "root": cascade.name,
+        "cascade": {
+            "first": cascade.first.name,
+            "then": cascade.then.name,
+            "keep": cascade.keep,
+        },
+        "ready": cascade.first.is_ready and cascade.then.is_ready,
+        "default": catalog.default is cascade,
+        "llm": False,
     }

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -58,7 +58,11 @@ class Supervisor:
         environment: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
         backoff: Callable[[Sequence[float], float], float | None] = backoff_s,
+        learn: Callable[[], Awaitable[None]] | None = None,
+        turn: AbstractAsyncContextManager[object] | None = None,
     ) -> None:
+        """`learn` is called when the engine first answers, before it is ready; `turn` is held
+        during each start, so that engines which may not start at once wait for each other."""
         self._model = model
         self._replica = replica
         self._command = command
@@ -68,11 +72,24 @@ class Supervisor:
         self._environment = environment
         self._clock = clock
         self._backoff = backoff
+        self._learn = learn
+        self._turn = turn or nullcontext()
         self._lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._phases: list[tuple[str, float]] = []
 
     async def run(self) -> None:
         """Never returns. Raises StartError when the first start fails, or after many deaths."""
+        try:
+            await self._run()
+        except StartError:
+            self.fail()
+            raise
+
+    def fail(self) -> None:
+        """Notes that there will be no engine."""
+        self._enter(Progress("failed"))
+
+    async def _run(self) -> None:
         deaths: list[float] = []
         while True:
             try:
@@ -102,24 +119,27 @@ class Supervisor:
         handler = RotatingFileHandler(
             self._log_file, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8"
         )
-        process = await Process.start(
-            self._command,
-            directory=self._directory,
-            environment=self._environment,
-            on_line=lambda line: self._on_line(line, handler),
-        )
-        try:
-            await self._until_ready(process)
+        async with AsyncExitStack() as stack:
+            stack.callback(handler.close)
+            async with self._turn:
+                process = await Process.start(
+                    self._command,
+                    directory=self._directory,
+                    environment=self._environment,
+                    on_line=lambda line: self._on_line(line, handler),
+                )
+                stack.push_async_callback(self._end, process)
+                await self._until_ready(process)
             self._enter(Progress("ready"))
             log.info("%s: ready after %s", self._model.name, self._shares())
             return await process.wait()
-        finally:
-            grace = KILL_AFTER_S if self._replica.is_ready else KILL_STARTING_AFTER_S
-            if process.is_running:
-                self._enter(Progress("stopping"))
-            await process.stop(grace)
-            self._enter(Progress("dead"))
-            handler.close()
+
+    async def _end(self, process: Process) -> None:
+        grace = KILL_AFTER_S if self._replica.is_ready else KILL_STARTING_AFTER_S
+        if process.is_running:
+            self._enter(Progress("stopping"))
+        await process.stop(grace)
+        self._enter(Progress("dead"))
 
     # -- the start -------------------------------------------------------------------------------
 
@@ -161,7 +181,7 @@ class Supervisor:
             self._look_for_a_download()
             await asyncio.sleep(POLL_S)
         self._enter(Progress("warming up"))
-        kind = self._model.score
+        kind = self._model.score.of
         if not await engine.has_route(_KIND_ROUTES[kind]):
             other = "cosine" if kind == "logit" else "logit"
             raise StartError(
@@ -172,7 +192,9 @@ class Supervisor:
             )
         timeout_s = self._model.limits.timeout_s
         raw = await engine.score(encode(WARM_UP, self._model), 2, timeout_s=timeout_s)
-        build_result(WARM_UP, raw, score=kind, model="", id="", created=0)
+        build_result(WARM_UP, raw, score=self._model.score, model="", id="", created=0)
+        if self._learn is not None:
+            await self._learn()
 
     def _look_for_a_download(self) -> None:
         done = weights.bytes_downloading(self._model, {**self._environment, **self._command.env})

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from serve.errors import ConfigError
@@ -39,6 +40,24 @@ def bytes_downloading(model: Model, environment: Mapping[str, str]) -> int | Non
     except OSError:
         return None
     return sum(sizes.values()) if any(n.endswith(".incomplete") for n in sizes) else None
+
+
+def tokenizer_file(model: Model, folder: str, environment: Mapping[str, str]) -> Path | None:
+    """The `tokenizer.json` of a model in `folder`, or in Hugging Face's cache once it is there."""
+    if not model.is_local:
+        cached = _hub_cache(environment) / f"models--{model.model.replace('/', '--')}"
+        revision = model.revision or "main"
+        with suppress(OSError):  # a commit is its own name
+            revision = (cached / "refs" / revision).read_text().strip()
+        folder = str(cached / "snapshots" / revision)
+    file = Path(folder) / "tokenizer.json"
+    return file if file.is_file() else None
+
+
+def template(model: Model) -> str:
+    """The text of the model's prompt template, empty when it has none."""
+    source = model.template or ""
+    return source if not source or "{" in source else Path(source).read_text(encoding="utf-8")
 
 
 def _hub_cache(environment: Mapping[str, str]) -> Path:

@@ -5,11 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.harness import Server, write_config
 from tests.tiny_models import build_xlm_roberta
 
 VLLM_READY_S = 240
+
+settings.register_profile("patient", deadline=None)  # no test is about time
+settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve import argv
-from serve.spec import CONFIGS, Model, load
+from serve.shelf import CONFIGS, is_stack
+from serve.spec import DeviceKind, Model, load
 
 GOLDEN = Path(__file__).parent / "golden" / "argv"
+MODELS = [path for path in sorted(CONFIGS.glob("*.yaml")) if not is_stack(path)]
 
 
-def build(model: Model, device: argv.DeviceKind = "gpu") -> argv.Command:
+def build(model: Model, device: DeviceKind = "gpu") -> argv.Command:
     weights = f"<{model.model}>" if model.is_local else model.model
     return argv.build(
         model, weights=weights, socket="/run/x/http.sock", device=device, vllm=("vllm",)
@@ -21,8 +23,8 @@ def build(model: Model, device: argv.DeviceKind = "gpu") -> argv.Command:
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
-@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_golden_argv(config: Path, device: argv.DeviceKind):
+@pytest.mark.parametrize("config", MODELS, ids=lambda path: path.stem)
+def test_golden_argv(config: Path, device: DeviceKind):
     command = build(load(config), device)
     lines = [*(f"{k}={v}" for k, v in command.env.items()), *command.argv]
     text = "\n".join(lines).replace(str(CONFIGS), "<configs>") + "\n"
@@ -30,9 +32,7 @@ def test_golden_argv(config: Path, device: argv.DeviceKind):
 
 
 def test_no_golden_file_is_left_over():
-    known = {
-        f"{path.stem}.{device}" for path in CONFIGS.glob("*.yaml") for device in ("cpu", "gpu")
-    }
+    known = {f"{path.stem}.{device}" for path in MODELS for device in ("cpu", "gpu")}
     assert {path.stem for path in GOLDEN.iterdir()} == known
 
 

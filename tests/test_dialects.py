@@ -15,7 +15,13 @@ from serve.errors import InvalidRequest, Overloaded, RequestError
 from serve.rerank import RerankRequest, RerankResult
 
 RESULT = RerankResult(
-    id="score-1", model="m", created=7, scores=[0.25, 0.75], ranking=[1, 0], prompt_tokens=9
+    id="score-1",
+    model="m",
+    created=7,
+    scores=[0.25, 0.75],
+    raw=[-1.5, 2.5],
+    ranking=[1, 0],
+    prompt_tokens=9,
 )
 
 
@@ -100,7 +106,8 @@ RESULT = RerankResult(
     ],
 )
 def test_parse(dialect: Dialect, body: dict[str, object], expected: RerankRequest):
-    assert dialect.parse(body) == expected
+    is_ranked = dialect in (cohere.V1, cohere.V2)
+    assert dialect.parse(body) == replace(expected, is_ranked=is_ranked)
 
 
 @pytest.mark.parametrize(
@@ -177,8 +184,8 @@ def test_score_renders_like_vllm():
         "created": 7,
         "model": "m",
         "data": [
-            {"index": 0, "object": "score", "score": 0.25},
-            {"index": 1, "object": "score", "score": 0.75},
+            {"index": 0, "object": "score", "score": 0.25, "raw_score": -1.5},
+            {"index": 1, "object": "score", "score": 0.75, "raw_score": 2.5},
         ],
         "usage": {
             "prompt_tokens": 9,
@@ -196,8 +203,8 @@ def test_rerank_renders_what_cohere_and_vllm_clients_read(dialect: Dialect, vers
         "object": "rerank",
         "model": "m",
         "results": [
-            {"index": 1, "relevance_score": 0.75, "document": {"text": "b"}},
-            {"index": 0, "relevance_score": 0.25, "document": {"text": "a"}},
+            {"index": 1, "relevance_score": 0.75, "raw_score": 2.5, "document": {"text": "b"}},
+            {"index": 0, "relevance_score": 0.25, "raw_score": -1.5, "document": {"text": "a"}},
         ],
         "usage": {"prompt_tokens": 9, "total_tokens": 9},
         "meta": {

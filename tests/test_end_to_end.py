@@ -148,9 +148,9 @@ def test_the_default_model_scores_cosines_of_the_reference(minilm_server: Server
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from serve import spec, weights
+    from serve import shelf, weights
 
-    folder = weights.locate(spec.find("minilm"))
+    folder = weights.locate(shelf.find("minilm"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
 
@@ -220,9 +220,9 @@ def test_the_engines_files_are_private(minilm_server: Server):
 
 
 def test_a_model_that_is_no_cross_encoder_is_not_taken_for_one(tmp_path: Path):
-    from serve import spec, weights
+    from serve import shelf, weights
 
-    folder = weights.locate(spec.find("minilm"))
+    folder = weights.locate(shelf.find("minilm"))
     config = tmp_path / "wrong.yaml"
     config.write_text(
         f"model: {folder}\nnames: [wrong]\nscore: logit\n"

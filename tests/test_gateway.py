@@ -8,6 +8,7 @@ import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serve import page
 from serve.rerank import sigmoid
 from tests.fake_vllm import logit
 from tests.harness import Server
@@ -185,7 +186,7 @@ def test_an_engine_that_answers_nonsense_never_gives_a_score(
     [
         ("GET", "/rerank", 405),
         ("POST", "/health/live", 405),
-        ("GET", "/", 404),
+        ("POST", "/", 405),
         ("POST", "/pooling", 404),
         ("POST", "/tokenize", 404),
         ("POST", "/invocations", 404),
@@ -197,6 +198,17 @@ def test_a_route_that_is_not_ours(fake_server: Server, method: str, path: str, s
     assert answer.status_code == status
     assert answer.json()["message"]
     assert ("allow" in answer.headers) == (status == 405)
+
+
+def test_the_page_comes_with_its_types_and_its_policy(fake_server: Server):
+    for path, (_, kind) in page.FILES.items():
+        answer = fake_server.get(path)
+        assert answer.status_code == 200 and answer.headers["content-type"] == kind
+        assert answer.headers["content-security-policy"].startswith("default-src 'none';")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        head = requests.head(fake_server.url + path, timeout=5)
+        assert head.status_code == 200 and head.content == b""
+        assert head.headers["content-length"] == str(len(answer.content))
 
 
 def test_request_ids_are_the_clients_own_or_new(fake_server: Server):

@@ -1,13 +1,13 @@
-"""Which engine and which model a request goes to."""
+"""Which engine a request goes to, and what is too large."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.errors import InvalidRequest, NotFound, TooLarge, Unavailable
-from serve.pool import Pool, Replica, check_size, choose, pick
+from serve.errors import TooLarge, Unavailable
+from serve.pool import Replica, check_size, pick
 from serve.rerank import RerankRequest
-from serve.spec import Limits, Model
+from serve.spec import Limits
 from serve.vllm_log import Progress
 
 
@@ -25,36 +25,6 @@ def test_pick_takes_the_ready_one_with_the_least_to_do(states: list[tuple[str, i
         return
     picked = pick(replicas)
     assert picked.is_ready and picked.pairs == min(loads)
-
-
-POOLS = [
-    Pool(Model(model="a/b", names=("m3", "BAAI/m3")), []),
-    Pool(Model(model="a/c", names=("gemma",), llm=True), []),
-]
-
-
-@pytest.mark.parametrize(
-    ("model", "use_llm", "name"),
-    [
-        (None, False, "m3"),
-        ("", False, "m3"),
-        ("baai/M3", False, "m3"),
-        ("gemma", False, "gemma"),
-        (None, True, "gemma"),
-        ("gemma", True, "gemma"),
-    ],
-)
-def test_choose(model: str | None, use_llm: bool, name: str):
-    assert choose(POOLS, model=model, use_llm=use_llm).model.name == name
-
-
-def test_choose_nothing():
-    with pytest.raises(NotFound, match="served: m3, BAAI/m3, gemma"):
-        choose(POOLS, model="other", use_llm=False)
-    with pytest.raises(InvalidRequest, match="'m3' is no LLM reranker"):
-        choose(POOLS, model="m3", use_llm=True)
-    with pytest.raises(InvalidRequest, match="make serve MODEL=bge-reranker-v2-gemma"):
-        choose(POOLS[:1], model=None, use_llm=True)
 
 
 @pytest.mark.parametrize(

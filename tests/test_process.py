@@ -280,7 +280,7 @@ def test_not_enough_memory_stops_the_start(tmp_path: Path):
     config = "hardware: {memory_gib: 100000}\n"
     with start(tmp_path, "--device", "cpu", config=config) as server:
         assert server.wait() == 1
-    assert "not enough memory: the model needs about 100000 GiB" in server.text()
+    assert "not enough memory: 100000 (fake) = 100000 GiB are needed" in server.text()
 
 
 # -- keys --------------------------------------------------------------------------------------

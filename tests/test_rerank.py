@@ -10,6 +10,7 @@ from serve.errors import EngineFault
 from serve.rerank import (
     RawScores,
     RerankRequest,
+    Score,
     build_result,
     check_raw,
     cosine_to_unit,
@@ -107,7 +108,7 @@ def test_ranking_is_by_value_and_then_by_index(values: list[float], top_n: int |
 def test_saturated_scores_still_rank_by_their_logits():
     request = RerankRequest(queries=["q"], passages=["a", "b", "c"])
     raw = RawScores([50.0, 60.0, 40.0], 9)
-    result = build_result(request, raw, score="logit", model="m", id="x", created=1)
+    result = build_result(request, raw, score=Score(), model="m", id="x", created=1)
     assert result.scores == [1.0, 1.0, 1.0]
     assert result.ranking == [1, 0, 2]
 
@@ -115,7 +116,7 @@ def test_saturated_scores_still_rank_by_their_logits():
 def test_raw_values_are_given_when_asked_for():
     request = RerankRequest(queries=["q"], passages=["a"], raw=True)
     result = build_result(
-        request, RawScores([-3.5], 2), score="logit", model="m", id="x", created=1
+        request, RawScores([-3.5], 2), score=Score(), model="m", id="x", created=1
     )
     assert result.scores == [-3.5]
 
@@ -127,6 +128,6 @@ def test_a_score_does_not_depend_on_the_other_passages(logits: list[float], inde
     def scores(values: list[float]) -> list[float]:
         request = RerankRequest(queries=["q"], passages=["p"] * len(values))
         raw = RawScores(values, 0)
-        return list(build_result(request, raw, score="logit", model="", id="", created=0).scores)
+        return list(build_result(request, raw, score=Score(), model="", id="", created=0).scores)
 
     assert scores(logits)[index] == scores([logits[index]])[0]

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.errors import ConfigError
-from serve.spec import CONFIGS, DEFAULT_MODEL, Limits, Model, find, load, load_all
+from serve.rerank import Score
+from serve.spec import Limits, Model, load
 
 
 def write(folder: Path, text: str, name: str = "m.yaml") -> Path:
@@ -23,8 +24,8 @@ names: [one, two]
 llm: true
 score: cosine
 sha256: {model.safetensors: 00}
-request: {max_tokens_per_doc: 5}
-vllm: {max_model_len: 7, hf-overrides: {a: [1]}, enforce-eager: true}
+request: {max_tokens_per_query: 4, max_tokens_per_doc: 5}
+vllm: {max_model_len: 10, hf-overrides: {a: [1]}, enforce-eager: true}
 env: {A: 1, B: x}
 cpu: {vllm: {dtype: float32}, env: {C: 2.5}}
 hardware: {gpu_memory_gib: 15}
@@ -35,11 +36,12 @@ limits: {passages: 3, timeout_s: 2}
 def test_every_key_is_read(tmp_path: Path):
     model = load(write(tmp_path, FULL.replace("00", "'00'")))
     assert model.names == ("one", "two")
-    assert (model.name, model.llm, model.score, model.revision) == ("one", True, "cosine", "abc")
+    assert (model.name, model.llm, model.revision) == ("one", True, "abc")
+    assert model.score == Score("cosine")
     assert model.sha256 == {"model.safetensors": "00"}
-    assert model.request == {"max_tokens_per_doc": 5}
-    assert model.vllm == {"max-model-len": 7, "hf-overrides": {"a": [1]}, "enforce-eager": True}
-    assert model.max_model_len == 7
+    assert model.request == {"max_tokens_per_query": 4, "max_tokens_per_doc": 5}
+    assert model.vllm == {"max-model-len": 10, "hf-overrides": {"a": [1]}, "enforce-eager": True}
+    assert model.max_model_len == 10
     assert model.env == {"A": 1, "B": "x"}
     assert (model.cpu.vllm, model.cpu.env) == ({"dtype": "float32"}, {"C": 2.5})
     assert model.hardware.gpu_memory_gib == 15.0
@@ -65,6 +67,29 @@ def test_defaults(tmp_path: Path):
         ("model: a/b\nlimits: {timeout_s: .nan}\n", 2, "limits.timeout_s: must be at least 0.001"),
         ("model: a/b\nlimits: {timeout_s: .inf}\n", 2, "limits.timeout_s: must be at least 0.001"),
         ("model: a/b\nscore: probability\n", 2, "score: must be one of logit, cosine"),
+        ("model: a/b\nscore: {of: x}\n", 2, "score.of: must be one of logit, cosine"),
+        ("model: a/b\nscore: [logit]\n", 2, "expected a mapping"),
+        ("model: a/b\nscore: {temperature: 0}\n", 2, "score.temperature: must be at least 1e-06"),
+        ("model: a/b\nscore: {temperature: -2}\n", 2, "score.temperature: must be at least"),
+        ("model: a/b\nscore: {bias: .nan}\n", 2, "score.bias: must be at least"),
+        ("model: a/b\nscore: {bias: much}\n", 2, "score.bias: must be a number"),
+        ("model: a/b\nllm: true\n", 1, "needs max_tokens_per_query and max_tokens_per_doc"),
+        (
+            "model: a/b\nllm: true\nrequest: {max_tokens_per_query: 0, max_tokens_per_doc: 9}\n",
+            3,
+            "so that the instruction stays whole",
+        ),
+        (
+            "model: a/b\nllm: true\nrequest: {truncate_prompt_tokens: -1}\n",
+            3,
+            "would cut the instruction",
+        ),
+        (
+            "model: a/b\nllm: true\nvllm: {max-model-len: 9}\n"
+            "request: {max_tokens_per_query: 4, max_tokens_per_doc: 5}\n",
+            4,
+            "= 9 leaves no room for the instruction in max-model-len (9)",
+        ),
         ("model: a/b\nllm: 'yes'\n", 2, "llm: must be true or false"),
         ("model: 3\n", 1, "model: must be a string"),
         ("names: [x]\n", 1, "model: is missing"),
@@ -108,7 +133,7 @@ def test_files_that_hold_nothing(tmp_path: Path, content: bytes):
 
 def test_a_file_that_is_not_there(tmp_path: Path):
     with pytest.raises(ConfigError, match="cannot be read"):
-        find(str(tmp_path / "none.yaml"))
+        load(tmp_path / "none.yaml")
 
 
 def test_paths_are_relative_to_the_yaml(tmp_path: Path):
@@ -128,57 +153,28 @@ def test_any_text_loads_or_is_a_config_error(tmp_path_factory: pytest.TempPathFa
         assert str(path) in str(error)
 
 
-# -- MODEL= ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    ("wanted", "name"),
+    ("text", "score"),
     [
-        ("minilm", "minilm"),
-        ("bge-reranker-base", "bge-reranker-base"),
-        ("BAAI/bge-reranker-base", "bge-reranker-base"),
-        ("baai/BGE-reranker-v2-m3", "bge-reranker-v2-m3"),
-        (str(CONFIGS / "bge-reranker-v2-gemma.yaml"), "bge-reranker-v2-gemma"),
-        ("some-org/some-model", "some-model"),
+        ("logit", Score()),
+        ("cosine", Score("cosine")),
+        ("{of: cosine}", Score("cosine")),
+        ("{temperature: 2}", Score("logit", 2.0)),
+        ("{of: logit, temperature: 1.7, bias: -0.3}", Score("logit", 1.7, -0.3)),
     ],
 )
-def test_find(wanted: str, name: str):
-    assert find(wanted).name == name
+def test_score(tmp_path: Path, text: str, score: Score):
+    assert load(write(tmp_path, f"model: a/b\nscore: {text}\n")).score == score
 
 
-def test_find_a_folder(tmp_path: Path):
-    assert find(str(tmp_path)).model == str(tmp_path)
+def test_an_encoders_own_request_fields_stand_beside_the_default(tmp_path: Path):
+    model = load(write(tmp_path, "model: a/b\nrequest: {max_tokens_per_doc: 5}\n"))
+    assert model.request == {"truncate_prompt_tokens": -1, "max_tokens_per_doc": 5}
 
 
-@pytest.mark.parametrize("wanted", ["bge-base", "nothing", "a/b/c", "./nowhere", ""])
-def test_what_is_not_found_says_what_to_give(wanted: str):
-    with pytest.raises(ConfigError, match="give a config's name"):
-        find(wanted)
-
-
-def test_the_nearest_config_is_named():
-    with pytest.raises(ConfigError, match="nearest: 'bge-reranker-base'"):
-        find("bge-reranker-bse")
-
-
-def test_two_files_with_one_name(tmp_path: Path):
-    write(tmp_path, "model: a/b\nnames: [x]\n", "one.yaml")
-    write(tmp_path, "model: c/d\nnames:\n  - y\n  - X\n", "two.yaml")
-    with pytest.raises(ConfigError, match=r"two\.yaml:4: 'X' is also a name of one\.yaml"):
-        load_all(tmp_path)
-    write(tmp_path, "model: c/d\n", "two.yaml")
-    write(tmp_path, "model: e/f\nnames: [z, c/d]\n", "one.yaml")
-    with pytest.raises(ConfigError, match=r"two\.yaml:1: 'c/d' is also a name of one\.yaml"):
-        load_all(tmp_path)
-
-
-def test_the_shipped_configs():
-    models = load_all(CONFIGS)
-    assert DEFAULT_MODEL in {path.stem for path in models}
-    for path, model in models.items():
-        assert path.stem == model.name
-        assert model.max_model_len is not None
-        assert model.is_local or len(model.revision or "") == 40
-        # An LLM reranker's instruction stands at the prompt's end: no flag may cut the prompt.
-        assert model.llm == ("chat-template" in model.vllm)
-        assert model.llm == ("truncate_prompt_tokens" not in model.request)
+def test_a_device_is_laid_over_once(tmp_path: Path):
+    text = "model: a/b\nvllm: {max-model-len: 9}\ncpu: {vllm: {max-model-len: 5}, env: {A: 1}}\n"
+    model = load(write(tmp_path, text))
+    assert (model.on("cpu").max_model_len, model.on("gpu").max_model_len) == (5, 9)
+    assert model.on("cpu").on("cpu") == model.on("cpu")
+    assert (model.on("cpu").env, model.on("gpu").env) == ({"A": 1}, {})

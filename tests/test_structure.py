@@ -11,8 +11,19 @@ ROOMS = ("serve", "clients", "deploy", "benchmarks")
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 PURE = [
     ROOT / "serve" / f"{name}.py"
-    for name in ("spec", "reader", "argv", "rerank", "vllm_log", "errors")
+    for name in (
+        "spec",
+        "shelf",
+        "stack",
+        "reader",
+        "argv",
+        "rerank",
+        "tokens",
+        "vllm_log",
+        "errors",
+    )
 ] + sorted((ROOT / "serve" / "dialects").glob("*.py"))
+PURE += [ROOT / "clients" / f"{name}.py" for name in ("compare", "report")]
 DOES_IO = {"asyncio", "subprocess", "socket", "http", "urllib", "threading", "selectors", "os"}
 WEB = {"aiohttp", "starlette", "uvicorn", "fastapi", "httpx", "requests", "uvloop", "httptools"}
 LONGEST_FILE = 250

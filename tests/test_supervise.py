@@ -162,4 +162,4 @@ def test_an_engine_that_keeps_dying_is_given_up(second_life: str, words: str):
     with tempfile.TemporaryDirectory(prefix="rerank-") as folder:
         replica = asyncio.run(story(Path(folder)))
     assert replica.restarts == 2
-    assert replica.progress.phase == "dead"
+    assert replica.progress.phase == "failed"

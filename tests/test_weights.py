@@ -7,7 +7,8 @@ import pytest
 
 from serve import machine, weights
 from serve.errors import ConfigError, StartError
-from serve.spec import Hardware, Model, find
+from serve.shelf import find
+from serve.spec import Model
 
 
 def test_the_embedded_model_is_the_official_file():
@@ -64,10 +65,11 @@ def test_memory(tmp_path: Path):
     meminfo.write_text("MemTotal: 999 kB\nMemAvailable:    3145728 kB\n")
     free = machine.available_memory_gib(meminfo)
     assert free == 3.0
-    machine.check_memory(Hardware(memory_gib=3), free)
-    machine.check_memory(Hardware(memory_gib=3), None)
-    with pytest.raises(StartError, match=r"needs about 3\.5 GiB and 3\.0 GiB are free"):
-        machine.check_memory(Hardware(memory_gib=3.5), free)
+    machine.check_memory({"m": 3}, free)
+    machine.check_memory({"m": 3.5}, None)
+    words = r"1 \(a\) \+ 2\.5 \(b\) = 3\.5 GiB are needed and 3\.0 GiB are free"
+    with pytest.raises(StartError, match=words):
+        machine.check_memory({"a": 1, "b": 2.5}, free)
     assert machine.available_memory_gib(tmp_path / "none") is None
     meminfo.write_text("MemTotal: 999 kB\n")
     assert machine.available_memory_gib(meminfo) is None

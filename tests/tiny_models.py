@@ -4,8 +4,11 @@ They have the architecture of the real ones, so what vLLM computes for them can 
 what `transformers` computes, on any machine.
 """
 
+import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 WORDS = (
     "deep learning network layer gradient model query passage rank score search engine index token"
@@ -82,5 +85,123 @@ def build_xlm_roberta(folder: Path) -> Path:
     with torch.no_grad():  # logits of about -5..5, where the logistic function is far from flat
         model.classifier.out_proj.weight.mul_(8)
         model.classifier.out_proj.bias.fill_(-13)
+    model.save_pretrained(folder)
+    return folder
+
+
+# Words of the prompts, so that the trained tokenizers have tokens for them.
+PROMPT_TEXT = (
+    "Yes",
+    "No",
+    "yes",
+    "no",
+    "A: B: ",
+    "Given a query A and a passage B, determine whether the passage contains an answer to the query"
+    " by providing a prediction of either 'Yes' or 'No'.",
+    "system user assistant <Instruct>: <Query>: <Document>: Judge whether the Document meets the"
+    " requirements based on the Query and the Instruct provided.",
+)
+
+
+def _lines(count: int) -> Iterator[str]:
+    source = random.Random(2)
+    for _ in range(count):
+        yield "\n".join((random_text(source, 20), *PROMPT_TEXT)) + "\n\n"
+
+
+def _train_bpe(pre_tokenizer: Any, normalizer: Any, **options: Any) -> tuple[list[str], list[Any]]:
+    """The tokens and merges of a byte-pair encoding."""
+    from tokenizers import Tokenizer, models, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizer
+    trainer = trainers.BpeTrainer(vocab_size=700, show_progress=False, **options)
+    tokenizer.train_from_iterator(_lines(200), trainer)
+    trained = json.loads(tokenizer.to_str())["model"]
+    vocab: dict[str, int] = trained["vocab"]
+    merges = [tuple(merge) for merge in trained["merges"]]
+    return sorted(vocab, key=vocab.__getitem__), merges
+
+
+def build_gemma(folder: Path) -> Path:
+    """GemmaForCausalLM as bge-reranker-v2-gemma, only smaller, with Gemma's own tokenizer class."""
+    import torch
+    from tokenizers import Regex, normalizers, pre_tokenizers
+    from transformers import GemmaConfig, GemmaForCausalLM, GemmaTokenizer
+
+    # Words with the space before them; runs of newlines are tokens of their own, as Gemma's are.
+    split = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split("▁", "merged_with_next"),
+            pre_tokenizers.Split(Regex("\n+"), "isolated"),
+        ]
+    )
+    tokens, merges = _train_bpe(split, normalizers.Replace(" ", "▁"))
+    first = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    every = [*first, *(f"<0x{byte:02X}>" for byte in range(256)), *tokens]
+    tokenizer = GemmaTokenizer(
+        vocab={token: index for index, token in enumerate(every)},
+        merges=merges,
+        additional_special_tokens=["<start_of_turn>", "<end_of_turn>"],
+    )
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(2)
+    model = GemmaForCausalLM(
+        GemmaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=32,  # the least that vLLM's attention takes on a CPU
+            intermediate_size=128,
+            max_position_embeddings=1024,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=2,
+            initializer_range=0.2,
+        )
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
+def build_qwen3(folder: Path) -> Path:
+    """Qwen3ForCausalLM as Qwen3-Reranker-0.6B, only smaller, with Qwen's own tokenizer class."""
+    import torch
+    from tokenizers import AddedToken, normalizers, pre_tokenizers
+    from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
+
+    tokens, merges = _train_bpe(
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        normalizers.NFC(),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer = Qwen2Tokenizer(
+        vocab={token: index for index, token in enumerate(tokens)}, merges=merges
+    )
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]}
+    )
+    # As in Qwen3's files: single tokens that are not called special.
+    plain = [AddedToken(text, special=False) for text in ("<think>", "</think>", "<tool_call>")]
+    tokenizer.add_tokens(plain)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(3)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=32,
+            intermediate_size=128,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            initializer_range=0.2,
+        )
+    )
     model.save_pretrained(folder)
     return folder

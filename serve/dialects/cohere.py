@@ -4,6 +4,7 @@ They ask alike, and one answer that holds what each of them reads serves them al
 the answer unless `return_documents` is false, as vLLM does it and clients of it rely on.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 from serve.dialects.base import (
@@ -38,30 +39,48 @@ def parse(body: Body) -> RerankRequest:
         passages=passages,
         fields=("query", "documents"),
         top_n=count(body, "top_n", "top_k"),
+        is_ranked=True,
         echo=boolean(body, "return_documents", default=True),
         **common(body),
     )
 
 
 def render(request: RerankRequest, result: RerankResult, *, version: str) -> object:
-    results = [
-        {"index": index, "relevance_score": result.scores[index]}
-        | ({"document": {"text": request.passages[index]}} if request.echo else {})
-        for index in result.ranking
-    ]
     units = -(-len(request.passages) // DOCUMENTS_PER_SEARCH_UNIT)
     return {
         "id": result.id,
         "object": "rerank",
         "model": result.model,
-        "results": results,
+        "results": [_item(request, result, index) for index in result.ranking],
         "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
         "meta": {
             "api_version": {"version": version},
             "billed_units": {"search_units": units},
             "tokens": {"input_tokens": result.prompt_tokens},
+            **({"warnings": [_warning(result.cut)]} if result.cut else {}),
         },
     }
+
+
+def _item(request: RerankRequest, result: RerankResult, index: int) -> dict[str, object]:
+    """One result: the score and the raw value behind it; of a cascade, also who gave them."""
+    item: dict[str, object] = {
+        "index": index,
+        "relevance_score": result.scores[index],
+        "raw_score": result.raw[index],
+    }
+    if result.stages:
+        then = result.stages.then.get(index)
+        item["stage"] = "first" if then is None else "then"
+        item["raw_scores"] = {"first": result.stages.first[index], "then": then}
+    if request.echo:
+        item["document"] = {"text": request.passages[index]}
+    return item
+
+
+def _warning(cut: Sequence[int]) -> str:
+    places = ", ".join(f"documents[{index}]" for index in cut)
+    return f"longer, with the query, than the model reads, so cut: {places}"
 
 
 V1 = Dialect("cohere-v1", ("/v1/rerank",), ("documents",), parse, partial(render, version="1"))

@@ -19,6 +19,7 @@ def parse(body: Body) -> RerankRequest:
         passages=texts(body, "passages", read=string),
         model=optional_text(body, "model"),
         use_llm=boolean(body, "use_llm", default=False),
+        raw=not boolean(body, "use_activation", default=True),
         options=engine_options(body),
     )
 

@@ -48,8 +48,8 @@ def render(request: RerankRequest, result: RerankResult) -> object:
         "created": result.created,
         "model": result.model,
         "data": [
-            {"index": index, "object": "score", "score": score}
-            for index, score in enumerate(result.scores)
+            {"index": index, "object": "score", "score": score, "raw_score": raw}
+            for index, (score, raw) in enumerate(zip(result.scores, result.raw, strict=True))
         ],
         "usage": {
             "prompt_tokens": result.prompt_tokens,

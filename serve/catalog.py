@@ -1,0 +1,102 @@
+"""Everything that requests can ask for by name: models, and cascades of two of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from serve.errors import InvalidRequest, NotFound
+from serve.pool import Pool
+from serve.rerank import RerankRequest, RerankResult, join_stages, rank
+from serve.stack import Stack
+
+
+class Served(Protocol):
+    """What answers a request: a Pool, or a CascadePool."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def rerank(
+        self, request: RerankRequest, *, model: str, id: str, created: int
+    ) -> RerankResult: ...
+
+
+class CascadePool:
+    """Scores all passages with one model and the best `keep` of them again with another."""
+
+    def __init__(self, name: str, first: Pool, then: Pool, keep: int) -> None:
+        self.name = name
+        self.first = first
+        self.then = then
+        self.keep = keep
+
+    async def rerank(
+        self, request: RerankRequest, *, model: str, id: str, created: int
+    ) -> RerankResult:
+        """The joined result. Raises RequestError, InvalidRequest for what is not a ranking."""
+        if not request.is_ranked:
+            raise InvalidRequest(
+                f"{self.name!r} is a cascade: its two models' scores cannot be compared, so it"
+                " gives a ranking and no plain scores. POST `documents` to /v2/rerank, or name"
+                f" {self.first.name!r} or {self.then.name!r}.",
+                param="model",
+            )
+        whole = replace(request, top_n=None)
+        first = await self.first.rerank(whole, model=model, id=id, created=created)
+        kept = rank(first.raw, self.keep)
+        best = replace(whole, passages=[request.passages[index] for index in kept])
+        then = await self.then.rerank(best, model=model, id=id, created=created)
+        return join_stages(first, then, kept, request.top_n)
+
+
+class Catalog:
+    """The stack's names, and who answers to them."""
+
+    def __init__(self, stack: Stack, pools: Sequence[Pool]) -> None:
+        self.pools = pools
+        by_name: dict[str, Pool] = {pool.name: pool for pool in pools}
+        self.cascades = [
+            CascadePool(name, by_name[cascade.first], by_name[cascade.then], cascade.keep)
+            for name, cascade in stack.cascades.items()
+        ]
+        self._served: Mapping[str, Served] = {
+            **{name.lower(): pool for pool in pools for name in pool.model.names},
+            **{cascade.name.lower(): cascade for cascade in self.cascades},
+        }
+        self.default = self._served[stack.default.lower()]
+        self.llm = by_name[stack.llm] if stack.llm else None
+        self._names = [name for pool in pools for name in pool.model.names] + list(stack.cascades)
+        self._is_lenient = stack.unknown_model == "default"
+
+    def choose(self, *, model: str | None, use_llm: bool) -> Served:
+        """Who answers: by the model's name, by `use_llm`, or the default.
+
+        Raises NotFound for a name that nobody has (unless the stack says that the default answers),
+        InvalidRequest for `use_llm` without an LLM or beside another model's name.
+        """
+        served = self._served.get((model or "").lower())
+        if model and served is None and not self._is_lenient:
+            known = ", ".join(self._names)
+            raise NotFound(f"There is no model {model!r} here; served: {known}.", param="model")
+        if not use_llm:
+            return served or self.default
+        if served is not None and served is not self.llm and not _is_llm(served):
+            raise InvalidRequest(
+                f"use_llm is true, but {model!r} is no LLM reranker: send one of the two.",
+                param="use_llm",
+            )
+        if served is None and self.llm is None:
+            raise InvalidRequest(
+                "use_llm is true, but no LLM reranker is configured: start the server with one,"
+                " `make serve MODEL=rerank-server` (it needs a GPU), or send false.",
+                param="use_llm",
+            )
+        return served or self.llm or self.default
+
+    def name_of(self, served: Served, asked: str | None) -> str:
+        """What an answer calls its model: as the request did, if that is a name of it."""
+        return asked if asked and self._served.get(asked.lower()) is served else served.name
+
+
+def _is_llm(served: Served) -> bool:
+    return isinstance(served, Pool) and served.model.llm

@@ -1,0 +1,115 @@
+"""Every engine of a stack: what starts it, what its pool learns of it, that it may fail alone."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve import argv, tokens, weights
+from serve.engine import Engine
+from serve.errors import ConfigError, ServeError
+from serve.pool import Pool, Replica
+from serve.spec import DeviceKind, Model
+from serve.supervise import Supervisor
+from serve.tokens import Lengths, Specials
+
+log = logging.getLogger(__name__)
+
+SOCKET_NAME = "http.sock"
+
+
+@dataclass(frozen=True)
+class Program:
+    """What every engine is started with."""
+
+    vllm: Sequence[str]  # the program that starts vLLM
+    device: DeviceKind
+    environment: Mapping[str, str]  # what it inherits
+
+
+class Member:
+    """One engine of the fleet, and the pool in front of it."""
+
+    def __init__(
+        self,
+        model: Model,
+        folder: str,
+        program: Program,
+        *,
+        directory: Path,
+        log_file: Path,
+        turn: AbstractAsyncContextManager[object],
+    ) -> None:
+        """`folder` is what vLLM is given as --model, `directory` the engine's own; `turn` is held
+        during each start."""
+        socket = str(directory / SOCKET_NAME)
+        command = argv.build(
+            model, weights=folder, socket=socket, device=program.device, vllm=program.vllm
+        )
+        self.pool = Pool(model, [Replica(Engine(socket))])
+        self._folder = folder
+        self._environment = {**program.environment, **command.env}
+        self._supervisor = Supervisor(
+            model,
+            self.pool.replicas[0],
+            command,
+            directory=directory,
+            log_file=log_file,
+            environment=program.environment,
+            learn=self._learn,
+            turn=turn,
+        )
+
+    async def run(self) -> None:
+        """The check that takes time, then the engine, for ever. Raises ServeError."""
+        try:
+            await asyncio.to_thread(weights.verify, self._folder, self.pool.model.sha256)
+        except ConfigError as error:
+            self._supervisor.fail()
+            raise ConfigError(f"{self.pool.name}: {error}") from error
+        await self._supervisor.run()
+
+    async def _learn(self) -> None:
+        """Tells the pool how its model reads, now that the engine has its files."""
+        pool, model = self.pool, self.pool.model
+        pool.max_model_len = await pool.replicas[0].engine.max_model_len() or pool.max_model_len
+        if pool.lengths is not None:  # a restart
+            return
+        file = weights.tokenizer_file(model, self._folder, self._environment)
+        if file is None:
+            log.warning(
+                "%s: no tokenizer.json: only the usual special tokens are neutralised in texts,"
+                " and nobody is told what is cut",
+                model.name,
+            )
+            return
+        tokenizer = await asyncio.to_thread(tokens.load, file)
+        pool.specials = Specials.of(tokenizer, weights.template(model))
+        pool.lengths = Lengths(tokenizer, is_pair=model.score.of == "logit")
+
+
+async def run(members: Sequence[Member]) -> None:
+    """Runs every engine. One that fails leaves the others; with the last one, its error is raised.
+
+    Raises ConfigError and StartError.
+    """
+    failed: list[ServeError] = []
+
+    async def one(member: Member) -> None:
+        try:
+            await member.run()
+        except ServeError as error:
+            failed.append(error)
+            if len(failed) == len(members):
+                raise
+            log.error("error: %s; the other models go on", error)
+
+    tasks = [asyncio.create_task(one(member)) for member in members]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
