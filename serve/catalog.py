@@ -65,7 +65,7 @@ class Catalog:
         }
         self.default = self._served[stack.default.lower()]
         self.llm = by_name[stack.llm] if stack.llm else None
-        self._names = [name for pool in pools for name in pool.model.names] + list(stack.cascades)
+        self.names = [name for pool in pools for name in pool.model.names] + list(stack.cascades)
         self._is_lenient = stack.unknown_model == "default"
 
     def choose(self, *, model: str | None, use_llm: bool) -> Served:
@@ -76,7 +76,7 @@ class Catalog:
         """
         served = self._served.get((model or "").lower())
         if model and served is None and not self._is_lenient:
-            known = ", ".join(self._names)
+            known = ", ".join(self.names)
             raise NotFound(f"There is no model {model!r} here; served: {known}.", param="model")
         if not use_llm:
             return served or self.default

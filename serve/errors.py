@@ -6,6 +6,7 @@ ServeError
 └── RequestError            answered over HTTP with `status`, `code` and the message
     ├── InvalidRequest      400  the body says something this server cannot do
     ├── Unauthorized        401  no key, or not one of ours
+    ├── Forbidden           403  a web page of another origin
     ├── NotFound            404  no such route or model
     ├── MethodNotAllowed    405
     ├── TooLarge            413  beyond a limit counted in bytes
@@ -69,6 +70,10 @@ class Unauthorized(RequestError):
     @property
     def headers(self) -> Mapping[str, str]:
         return {"www-authenticate": "Bearer"}
+
+
+class Forbidden(RequestError):
+    status, code = 403, "forbidden"
 
 
 class NotFound(RequestError):

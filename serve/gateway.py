@@ -15,8 +15,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serve import dialects, page, status
+from serve.agents import Agents, Tool, check_origin
 from serve.auth import Keys
 from serve.catalog import Catalog
+from serve.dialects import agent
 from serve.dialects.base import Body, Dialect, render_error
 from serve.engine import RETRY_AFTER_S
 from serve.errors import (
@@ -63,6 +65,9 @@ class Gateway:
         self._metrics = Metrics(catalog.pools)
         self._started = int(time.time())
         self._body_bytes = max(pool.model.limits.body_bytes for pool in catalog.pools)
+        self._agents = Agents(
+            Tool(self.score, catalog.names, catalog.default.name), self._body_bytes
+        )
         self.is_draining = False
         self.in_flight = 0  # requests
         self.idle = asyncio.Event()  # set while there are none
@@ -73,6 +78,7 @@ class Gateway:
             "/health/ready": {"GET": self.ready},
             "/metrics": {"GET": self.metrics},
             "/v1/models": {"GET": self.models},
+            agent.PATH: {"POST": self.agent},
             **{path: {"GET": partial(self.page, *file)} for path, file in page.load().items()},
             **{
                 path: {"POST": partial(self.rerank, sharing)}
@@ -96,6 +102,10 @@ class Gateway:
         if exchange.dialect is not None:
             seconds = time.perf_counter() - started
             self._metrics.observe(exchange.dialect.name, response.status_code, seconds)
+
+    async def aclose(self) -> None:
+        """Ends what requests have started. For when none is left."""
+        await self._agents.aclose()
 
     async def _answer(self, exchange: Exchange) -> Response:
         """The response, whatever happens: the only place where an error becomes one."""
@@ -143,6 +153,15 @@ class Gateway:
         result = await self.score(request, exchange.id)
         headers = {CUT_HEADER: ",".join(map(str, result.cut[:MOST_CUT]))} if result.cut else None
         return _json_response(dialect.render(request, result), 200, headers)
+
+    async def agent(self, exchange: Exchange) -> Response:
+        """A message of an agent's client, in the Model Context Protocol."""
+        exchange.dialect = agent.DIALECT
+        request = exchange.request
+        origin, host = request.headers.get("origin"), request.headers.get("host", "")
+        check_origin(origin, host, has_keys=bool(self._keys))
+        body = await _read_body(request, self._body_bytes)
+        return await self._agents.answer(request, body, exchange.id)
 
     async def score(self, request: RerankRequest, id: str) -> RerankResult:
         """The result of any request, whatever it came in. Raises RequestError."""

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, aclosing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,8 @@ async def run(stack: Stack, options: Options) -> None:
         catalog = Catalog(stack, [member.pool for member in members])
         gateway = Gateway(catalog, keys=Keys(options.keys))
         grace_s = max(model.limits.stop_timeout_s for model in stack.models)
-        await _until_stopped(gateway, listener, fleet.run(members), grace_s, stopping)
+        async with aclosing(gateway):
+            await _until_stopped(gateway, listener, fleet.run(members), grace_s, stopping)
 
 
 async def _until_stopped(

@@ -35,7 +35,8 @@ def find(wanted: str, configs: Path = CONFIGS) -> Model:
 def plain(model: str) -> Model:
     """A spec for a model without a YAML: a cross-encoder with one logit, vLLM's own defaults."""
     short = model.rstrip("/").rsplit("/", 1)[-1]
-    return Model(model=model, names=(short, model), vllm={"runner": "pooling"})
+    names = (short,) if is_path(model) else (short, model)  # a path is nobody's name
+    return Model(model=model, names=names, vllm={"runner": "pooling"})
 
 
 def is_stack(path: Path) -> bool:

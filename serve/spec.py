@@ -128,7 +128,7 @@ def load(path: Path) -> Model:
     root, reader = compose(path), Reader(path)
     model: Model = reader.build(Model, root)
     nodes = reader.entries(root)
-    names = tuple(model.names) or (path.stem, model.model)
+    names = tuple(model.names) or (path.stem, *(() if model.is_local else (model.model,)))
     for index, name in enumerate(names):
         if name.lower() in (earlier.lower() for earlier in names[:index]):
             raise ConfigError(f"names: {name!r} stands twice", reader.at(nodes["names"]))

@@ -97,8 +97,6 @@ class Lengths:
     """
 
     def __init__(self, tokenizer: Tokenizer, *, is_pair: bool) -> None:
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._is_pair = is_pair
         self._specials = tokenizer.num_special_tokens_to_add(is_pair)
@@ -173,5 +171,8 @@ def _most_tokens(text: str) -> int:
 
 
 def load(file: Path) -> Tokenizer:
-    """The tokenizer in a `tokenizer.json`."""
-    return Tokenizer.from_file(str(file))
+    """The tokenizer in a `tokenizer.json`, neither cutting nor padding."""
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

@@ -72,7 +72,7 @@ class Server:
         return self.output.read_text() if self.output.exists() else ""
 
     def until_ready(self, timeout_s: float = 20) -> "Server":
-        """Waits for `/health/ready`, or for the end of the process, whichever comes first."""
+        """Waits until every model is ready, or for the end of the process."""
         wait_until(
             lambda: self.process.poll() is not None or self._is_ready(),
             timeout_s,
@@ -83,7 +83,8 @@ class Server:
 
     def _is_ready(self) -> bool:
         try:
-            return self.get("/health/ready").ok
+            answer = self.get("/health/ready")
+            return answer.ok and not answer.json()["degraded"]
         except requests.ConnectionError:
             return False
 

@@ -143,6 +143,7 @@ def build_gemma(folder: Path) -> Path:
     tokenizer = GemmaTokenizer(
         vocab={token: index for index, token in enumerate(every)},
         merges=merges,
+        add_bos_token=True,
         additional_special_tokens=["<start_of_turn>", "<end_of_turn>"],
     )
     tokenizer.save_pretrained(folder)
