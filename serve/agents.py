@@ -155,13 +155,16 @@ class Agents:
         """Holds the package's task group, which must be entered and left by one task."""
         try:
             manager = await asyncio.to_thread(_build, self._tool, self._body_bytes)
+            async with manager.run():
+                started.set_result(manager)
+                await asyncio.Event().wait()
         except Exception as error:
-            self._manager = None  # the next message tries again
-            started.set_exception(error)
-            return
-        async with manager.run():
-            started.set_result(manager)
-            await asyncio.Event().wait()
+            if started.done():
+                log.exception("what answers %s ended", agent.PATH)
+            else:
+                started.set_exception(error)
+        finally:
+            self._manager = None  # the next message starts it anew
 
     async def aclose(self) -> None:
         """Ends what was started."""

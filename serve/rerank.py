@@ -38,8 +38,13 @@ class Score:
         """From a raw value to a score, 0..1. It raises EngineFault for a cosine that is none."""
         if self.temperature is None and self.bias is None:
             return sigmoid if self.of == "logit" else cosine_to_unit
-        slope, bias = 1.0 / (self.temperature or 1.0), self.bias or 0.0
-        return lambda value: sigmoid(slope * value + bias)
+        return self._calibrated
+
+    def _calibrated(self, value: float) -> float:
+        if self.of == "cosine":
+            cosine_to_unit(value)  # raises for what is none
+        temperature = 1.0 if self.temperature is None else self.temperature
+        return sigmoid(value / temperature + (self.bias or 0.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import settings
 
 from tests.harness import Server, write_config
-from tests.tiny_models import build_xlm_roberta
+from tests.tiny_models import build_gemma, build_qwen3, build_xlm_roberta, tiny_config
 
 VLLM_READY_S = 240
 
@@ -19,7 +20,7 @@ settings.load_profile("patient")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if shutil.which("nvidia-smi") is None:
         for item in items:
-            if "gpu" in item.keywords:
+            if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
 
 
@@ -57,4 +58,34 @@ def xlm_roberta_server(
         "vllm: {runner: pooling, max-model-len: 128, dtype: float32, enforce-eager: true}\n"
     )
     with Server(config, work, vllm=None) as server:
+        yield server.until_ready(VLLM_READY_S)
+
+
+@pytest.fixture(scope="session")
+def tiny_gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small LLM reranker of bge-reranker-v2-gemma's architecture."""
+    return build_gemma(tmp_path_factory.mktemp("tiny") / "gemma")
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small LLM reranker of Qwen3-Reranker-0.6B's architecture."""
+    return build_qwen3(tmp_path_factory.mktemp("tiny") / "qwen3")
+
+
+@pytest.fixture(scope="session")
+def stack_server(
+    tiny_gemma: Path, tiny_qwen3: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Those two, the embedded model and a cascade behind one address, on the real vLLM."""
+    work = tmp_path_factory.mktemp("stack")
+    models = {
+        "minilm": {},
+        "gemma": {"config": str(tiny_config("bge-reranker-v2-gemma", tiny_gemma, work))},
+        "qwen3": {"config": str(tiny_config("qwen3-reranker-0.6b", tiny_qwen3, work))},
+        "minilm-then-gemma": {"cascade": {"first": "minilm", "then": "gemma", "keep": 3}},
+    }
+    path = work / "stack.yaml"
+    path.write_text(yaml.safe_dump({"models": models, "llm": "gemma"}, sort_keys=False))
+    with Server(path, work, vllm=None) as server:
         yield server.until_ready(VLLM_READY_S)

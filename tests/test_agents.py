@@ -5,19 +5,21 @@ import json
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx2
 import pytest
 import requests
 from mcp import Client, MCPError
 from mcp.client.session import ClientSession
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp_types import CallToolResult
+from starlette.requests import ClientDisconnect, Request
 
-from serve.agents import check_origin
+from serve import agents as agents_module
+from serve.agents import Agents, Tool, check_origin
 from serve.dialects import agent
 from serve.errors import Forbidden, InvalidRequest
 from serve.rerank import RerankRequest, RerankResult, Stages
@@ -43,7 +45,7 @@ async def connected(
     server: Server, mode: str = "auto", headers: Mapping[str, str] | None = None
 ) -> AsyncIterator[Client]:
     """A client of the protocol's own package."""
-    async with create_mcp_http_client(dict(headers or {})) as http:
+    async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
         transport = streamable_http_client(server.url + "/mcp", http_client=http)
         async with Client(transport, mode=mode) as client:
             yield client
@@ -431,3 +433,80 @@ def test_a_hung_call_does_not_hold_up_a_stop_for_ever(tmp_path: Path):
         assert using(server.until_ready(), stop) == 0
     assert time.monotonic() - started < 30
     assert "Traceback" not in server.text()
+
+
+def test_a_cascade_over_the_wire(tmp_path: Path):
+    config = write_config(tmp_path)
+    other = config.with_name("other.yaml")
+    other.write_text(config.read_text().replace("fake, org/fake", "other"))
+    models = f"models:\n  a: {{config: {config}}}\n  b: {{config: {other}}}\n"
+    stack = tmp_path / "stack.yaml"
+    stack.write_text(models + "  both: {cascade: {first: a, then: b, keep: 2}}\n")
+    with Server(stack, tmp_path) as server:
+        server.until_ready()
+        result = call(server, query="q", passages=["1", "2", "3"], model="both", top_n=3)
+    content = result.structured_content
+    assert content["model"] == "both"
+    assert [item["stage"] for item in content["results"]] == ["then", "then", "first"]
+
+
+@pytest.mark.vllm
+def test_a_passage_that_is_cut(minilm_server: Server):
+    passages = ["a very long one " * 1000, "Paris is the capital of France."]
+    result = call(minilm_server, query="capital of France?", passages=passages)
+    assert result.structured_content["truncated"] == [0]
+    assert result.structured_content["results"][0]["index"] == 1
+    assert words(result).endswith("scored by a part: index 0.")
+
+
+# -- faults of this program ----------------------------------------------------------------------
+
+
+def tool_that_fails() -> Tool:
+    async def fail(request: RerankRequest, id: str) -> RerankResult:
+        raise RuntimeError("a secret of ours")
+
+    return Tool(fail, ["m"], "m")
+
+
+def ask(agents: Agents, message: dict[str, Any]) -> Awaitable[Any]:
+    async def receive() -> Any:
+        raise AssertionError("the body has been read")
+
+    headers = [(b"accept", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": headers}
+    return agents.answer(Request(scope, receive), {"jsonrpc": "2.0", "id": 1, **message}, "me")
+
+
+def test_a_fault_is_told_by_its_id_only(caplog: pytest.LogCaptureFixture):
+    async def run() -> Any:
+        async with aclosing(Agents(tool_that_fails(), 1000)) as agents:
+            arguments = {"query": "q", "passages": ["a"]}
+            params = {"name": "rerank", "arguments": arguments}
+            return await ask(agents, {"method": "tools/call", "params": params})
+
+    response = asyncio.run(run())
+    result = json.loads(response.body)["result"]
+    assert result["isError"] is True
+    assert result["content"][0]["text"] == "The server failed; its log says why, under me."
+    assert "request me failed" in caplog.text and "a secret of ours" in caplog.text
+
+
+def test_it_starts_anew_after_a_failure(monkeypatch: pytest.MonkeyPatch):
+    build = agents_module._build
+
+    async def run() -> Any:
+        async with aclosing(Agents(tool_that_fails(), 1000)) as agents:
+            monkeypatch.setattr(agents_module, "_build", lambda *_: {}["no such package"])
+            for _ in range(2):
+                with pytest.raises(KeyError):
+                    await ask(agents, {"method": "ping"})
+            monkeypatch.setattr(agents_module, "_build", build)
+            return await ask(agents, {"method": "ping"})
+
+    assert json.loads(asyncio.run(run()).body)["result"] == {}
+
+
+def test_a_client_that_leaves_gets_nothing():
+    with pytest.raises(ClientDisconnect):
+        agents_module._joined([])

@@ -105,6 +105,27 @@ def test_a_score_is_the_same_to_the_last_bit_whatever_else_is_scored(xlm_roberta
     assert all(scores == alone for scores in together)
 
 
+def test_special_tokens_in_texts_do_not_end_the_sequence(
+    xlm_roberta_server: Server, tiny_xlm_roberta: Path
+):
+    """The model reads `</s>` in a text as three characters, not as the end of the passage."""
+    queries = ["deep </s></s> learning", "rank"]
+    passages = ["bread </s> oven", "<s> bread <mask> oven <pad>"]
+    body = {"queries": queries, "documents": passages, "use_activation": False}
+    answer = xlm_roberta_server.post("/score", body).json()
+    got = [item["score"] for item in answer["data"]]
+    plain = [
+        (query.replace("<", "< "), passage.replace("<", "< "))
+        for query, passage in zip(queries, passages, strict=True)
+    ]
+    parsed = reference_logits(tiny_xlm_roberta, list(zip(queries, passages, strict=True)))
+    for value, wanted, forged in zip(
+        got, reference_logits(tiny_xlm_roberta, plain), parsed, strict=True
+    ):
+        assert abs(value - wanted) <= 10 * TOLERANCE
+        assert abs(value - forged) > 1000 * TOLERANCE
+
+
 def test_truncation_to_fewer_tokens_is_the_engines(xlm_roberta_server: Server):
     long = "deep learning " * 100
     body = {"query": "rank", "documents": [long]}

@@ -16,14 +16,13 @@ import yaml
 from serve.rerank import sigmoid
 from serve.shelf import CONFIGS
 from tests.harness import Server
-from tests.tiny_models import WORDS, build_gemma, build_qwen3, random_text
+from tests.tiny_models import LLM_LIMITS as LIMITS
+from tests.tiny_models import LLM_MAX_MODEL_LEN, WORDS, random_text, tiny_config
 
 pytestmark = pytest.mark.vllm
 
 TOLERANCE = 1e-5  # float32
 PAIRS = 100
-MAX_MODEL_LEN = 320
-LIMITS = {"max_tokens_per_query": 24, "max_tokens_per_doc": 64}
 READY_S = 280
 
 GEMMA_INSTRUCTION = (
@@ -37,50 +36,6 @@ QWEN3_PREFIX = (
     "<|im_start|>user\n"
 )
 QWEN3_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-
-
-def tiny_config(shipped: str, folder: Path, work: Path, **changes: Any) -> Path:
-    """The shipped YAML of a model, over a small model's files."""
-    config = yaml.safe_load((CONFIGS / f"{shipped}.yaml").read_text())
-    template = CONFIGS / config["vllm"]["chat-template"]
-    del config["revision"], config["hardware"], config["names"]
-    config |= {"model": str(folder), "request": LIMITS}
-    config["vllm"] |= {
-        "max-model-len": MAX_MODEL_LEN,
-        "dtype": "float32",
-        "enforce-eager": True,
-        "chat-template": str(template),
-    }
-    for key, value in changes.items():
-        config["vllm"][key.replace("_", "-")] = value
-    path = work / f"{folder.name}-{len(list(work.iterdir()))}.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
-@pytest.fixture(scope="module")
-def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_gemma(tmp_path_factory.mktemp("tiny") / "gemma")
-
-
-@pytest.fixture(scope="module")
-def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_qwen3(tmp_path_factory.mktemp("tiny") / "qwen3")
-
-
-@pytest.fixture(scope="module")
-def stack(gemma: Path, qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    work = tmp_path_factory.mktemp("stack")
-    path = work / "stack.yaml"
-    models = {
-        "minilm": {},
-        "gemma": {"config": str(tiny_config("bge-reranker-v2-gemma", gemma, work))},
-        "qwen3": {"config": str(tiny_config("qwen3-reranker-0.6b", qwen3, work))},
-        "minilm-then-gemma": {"cascade": {"first": "minilm", "then": "gemma", "keep": 3}},
-    }
-    path.write_text(yaml.safe_dump({"models": models, "llm": "gemma"}, sort_keys=False))
-    with Server(path, work, vllm=None) as server:
-        yield server.until_ready(READY_S)
 
 
 # -- the published procedures ------------------------------------------------------------------
@@ -186,11 +141,11 @@ Score = Callable[[Reference, str, str], float]
 
 @pytest.mark.parametrize(("name", "score"), [("gemma", gemma_score), ("qwen3", qwen3_score)])
 def test_scores_equal_the_published_procedure(
-    stack: Server, name: str, score: Score, request: pytest.FixtureRequest
+    stack_server: Server, name: str, score: Score, request: pytest.FixtureRequest
 ):
-    model = Reference(request.getfixturevalue(name))
+    model = Reference(request.getfixturevalue(f"tiny_{name}"))
     pairs = random_pairs(PAIRS)
-    got, answer = served(stack, name, pairs)
+    got, answer = served(stack_server, name, pairs)
     expected = [score(model, query, passage) for query, passage in pairs]
     error = max(differences(got, expected))
     cut = answer.headers["x-rerank-truncated"].split(",")
@@ -205,15 +160,17 @@ def test_scores_equal_the_published_procedure(
     assert error <= TOLERANCE
 
 
-def test_an_instruction_takes_the_place_of_the_default(stack: Server, gemma: Path, qwen3: Path):
+def test_an_instruction_takes_the_place_of_the_default(
+    stack_server: Server, tiny_gemma: Path, tiny_qwen3: Path
+):
     pairs, own = random_pairs(8), "Find the fruit in a window."
-    got, _ = served(stack, "gemma", pairs, instruction=own)
-    model = Reference(gemma)
+    got, _ = served(stack_server, "gemma", pairs, instruction=own)
+    model = Reference(tiny_gemma)
     ids = [gemma_ids(model, query, passage, own) for query, passage in pairs]
     expected = [sigmoid(model.logit(prompt, "Yes")) for prompt in ids]
     assert max(differences(got, expected)) <= TOLERANCE
-    got, _ = served(stack, "qwen3", pairs, instruction=own)
-    model = Reference(qwen3)
+    got, _ = served(stack_server, "qwen3", pairs, instruction=own)
+    model = Reference(tiny_qwen3)
     ids = [qwen3_ids(model, query, passage, own) for query, passage in pairs]
     expected = [sigmoid(model.logit(prompt, "yes") - model.logit(prompt, "no")) for prompt in ids]
     assert max(differences(got, expected)) <= TOLERANCE
@@ -223,7 +180,7 @@ def test_an_instruction_takes_the_place_of_the_default(stack: Server, gemma: Pat
 
 
 @pytest.fixture(scope="module")
-def wrong(gemma: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def wrong(tiny_gemma: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Gemma with a template that has lost its instruction, and with another token."""
     work = tmp_path_factory.mktemp("wrong")
     template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
@@ -231,8 +188,8 @@ def wrong(gemma: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     overrides = overrides["vllm"]["hf-overrides"] | {"classifier_from_token": ["yes"]}
     shipped = "bge-reranker-v2-gemma"
     models = {
-        "template": {"config": str(tiny_config(shipped, gemma, work, chat_template=template))},
-        "token": {"config": str(tiny_config(shipped, gemma, work, hf_overrides=overrides))},
+        "template": {"config": str(tiny_config(shipped, tiny_gemma, work, chat_template=template))},
+        "token": {"config": str(tiny_config(shipped, tiny_gemma, work, hf_overrides=overrides))},
     }
     path = work / "stack.yaml"
     path.write_text(yaml.safe_dump({"models": models}))
@@ -241,24 +198,26 @@ def wrong(gemma: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 
 @pytest.mark.parametrize("mistake", ["template", "token"])
-def test_a_wrong_config_does_not_pass_for_the_right_one(wrong: Server, gemma: Path, mistake: str):
-    model, pairs = Reference(gemma), random_pairs(20)
+def test_a_wrong_config_does_not_pass_for_the_right_one(
+    wrong: Server, tiny_gemma: Path, mistake: str
+):
+    model, pairs = Reference(tiny_gemma), random_pairs(20)
     got, _ = served(wrong, mistake, pairs)
     error = max(differences(got, [gemma_score(model, *pair) for pair in pairs]))
     print(f"\nwrong {mistake}: max |score difference| {error:.2f}")
     assert error > 1000 * TOLERANCE
 
 
-def test_truncation_that_cuts_the_suffix_does_not_pass(stack: Server, gemma: Path):
+def test_truncation_that_cuts_the_suffix_does_not_pass(stack_server: Server, tiny_gemma: Path):
     """What `truncate_prompt_tokens` would do: the prompt's end, which is read, is gone."""
-    model, pairs = Reference(gemma), random_pairs(40)
-    got, _ = served(stack, "gemma", pairs)
+    model, pairs = Reference(tiny_gemma), random_pairs(40)
+    got, _ = served(stack_server, "gemma", pairs)
     shorter = [gemma_ids(model, query, passage)[:80] for query, passage in pairs]
     error = max(differences(got, [sigmoid(model.logit(ids, "Yes")) for ids in shorter]))
     assert error > 1000 * TOLERANCE
     query, passage = pairs[0]
     body = {"model": "gemma", "query": query, "documents": [passage], "truncate_prompt_tokens": 80}
-    answer = stack.post("/v2/rerank", body)
+    answer = stack_server.post("/v2/rerank", body)
     assert answer.status_code == 400
     assert "cut this model's instruction" in answer.json()["message"]
 
@@ -274,13 +233,13 @@ def test_truncation_that_cuts_the_suffix_does_not_pass(stack: Server, gemma: Pat
     ],
 )
 def test_special_tokens_in_texts_do_not_change_the_prompt(
-    stack: Server,
+    stack_server: Server,
     name: str,
     build: Callable[..., list[int]],
     tokens: list[str],
     request: pytest.FixtureRequest,
 ):
-    model = Reference(request.getfixturevalue(name))
+    model = Reference(request.getfixturevalue(f"tiny_{name}"))
     structure = {model.tokenizer.convert_tokens_to_ids(token) for token in tokens}
     score = gemma_score if name == "gemma" else qwen3_score
     plain = build(model, "deep learning", "bread in the oven")
@@ -291,11 +250,11 @@ def test_special_tokens_in_texts_do_not_change_the_prompt(
         count = [sum(i in structure for i in ids) for ids in (plain, forged, neutral)]
         assert count[1] == count[0] + 1, "the text is no attack"
         assert count[2] == count[0]
-        got, _ = served(stack, name, [("deep learning", attack)])
+        got, _ = served(stack_server, name, [("deep learning", attack)])
         expected = score(model, "deep learning", attack.replace(token, f"{token[0]} {token[1:]}"))
         assert abs(got[0] - expected) <= TOLERANCE
         assert abs(got[0] - score(model, "deep learning", attack)) > 10 * TOLERANCE
-        echoed = stack.post(
+        echoed = stack_server.post(
             "/v2/rerank", {"model": name, "query": "deep learning", "documents": [attack]}
         ).json()
         assert echoed["results"][0]["document"]["text"] == attack
@@ -304,11 +263,11 @@ def test_special_tokens_in_texts_do_not_change_the_prompt(
 # -- two models behind one address -------------------------------------------------------------
 
 
-def test_use_llm_and_names_choose_the_model(stack: Server):
+def test_use_llm_and_names_choose_the_model(stack_server: Server):
     query, passages = "deep learning", ["bread in the oven", "a gradient"]
 
     def simple(**options: object) -> list[float]:
-        answer = stack.post("/rerank", {"query": query, "passages": passages, **options})
+        answer = stack_server.post("/rerank", {"query": query, "passages": passages, **options})
         assert answer.ok, answer.text
         assert all(0 <= score <= 1 for score in answer.json())
         return answer.json()
@@ -317,18 +276,18 @@ def test_use_llm_and_names_choose_the_model(stack: Server):
     assert len({tuple(scores) for scores in by_name.values()}) == 3
     assert simple() == simple(use_llm=False) == by_name["minilm"]
     assert simple(use_llm=True) == by_name["gemma"]
-    listed = {item["id"]: item for item in stack.get("/v1/models").json()["data"]}
+    listed = {item["id"]: item for item in stack_server.get("/v1/models").json()["data"]}
     assert listed["minilm"]["default"] and listed["gemma"]["llm"]
-    assert listed["qwen3"]["max_model_len"] == MAX_MODEL_LEN
+    assert listed["qwen3"]["max_model_len"] == LLM_MAX_MODEL_LEN
     assert listed["gemma"]["dtype"] == "float32"
 
 
-def test_a_cascade_of_two_engines(stack: Server):
+def test_a_cascade_of_two_engines(stack_server: Server):
     source = random.Random(5)
     documents = [" ".join(source.choices(WORDS, k=6)) for _ in range(8)]
     body = {"query": "deep learning", "documents": documents}
     first, then, both = (
-        stack.post("/v2/rerank", {**body, "model": model}).json()["results"]
+        stack_server.post("/v2/rerank", {**body, "model": model}).json()["results"]
         for model in ("minilm", "gemma", "minilm-then-gemma")
     )
     kept = [item["index"] for item in first[:3]]
@@ -342,21 +301,21 @@ def test_a_cascade_of_two_engines(stack: Server):
     for item, alone in zip(both[3:], first[3:], strict=True):
         assert item["relevance_score"] == alone["relevance_score"]
         assert item["raw_scores"] == {"first": alone["raw_score"], "then": None}
-    refused = stack.post(
+    refused = stack_server.post(
         "/rerank", {**body, "passages": documents, "documents": None, "model": "minilm-then-gemma"}
     )
     assert refused.status_code == 400
     assert "no plain scores" in refused.json()["message"]
 
 
-def test_each_model_says_which_passages_it_cut(stack: Server):
+def test_each_model_says_which_passages_it_cut(stack_server: Server):
     documents = ["bread", "deep learning " * 200, "oven", "deep learning " * 60]
     body = {"query": "deep learning", "documents": documents}
-    minilm = stack.post("/v2/rerank", {**body, "model": "minilm"})
-    gemma = stack.post("/v2/rerank", {**body, "model": "gemma"})
+    minilm = stack_server.post("/v2/rerank", {**body, "model": "minilm"})
+    gemma = stack_server.post("/v2/rerank", {**body, "model": "gemma"})
     assert minilm.headers["x-rerank-truncated"] == "1"
     assert gemma.headers["x-rerank-truncated"] == "1,3"
     assert "documents[1], documents[3]" in gemma.json()["meta"]["warnings"][0]
-    short = stack.post("/v2/rerank", {**body, "documents": ["bread"]})
+    short = stack_server.post("/v2/rerank", {**body, "documents": ["bread"]})
     assert "x-rerank-truncated" not in short.headers
     assert "warnings" not in short.json()["meta"]

@@ -487,3 +487,32 @@ def test_pictures_for_people(fake_server: Server, open_tab: Open, name: str):
     picture = ARTIFACTS / f"page-{name}.png"
     tab.page.screenshot(path=picture, full_page=True)
     assert Path(picture).stat().st_size > 10_000
+
+
+@pytest.mark.vllm
+def test_two_real_models_and_a_cascade(stack_server: Server, open_tab: Open):
+    """The whole way: page, gateway and real engines, with a passage that is cut."""
+    tab = open_tab(stack_server)
+    assert tab.texts("#model option") == [
+        "minilm",
+        "gemma (LLM)",
+        "qwen3",
+        "minilm-then-gemma",
+    ]
+    passages = [*FOUR_PASSAGES, "deep learning " * 300]
+    tab.page.select_option("#model", "minilm-then-gemma")
+    tab.page.select_option("#other", "minilm")
+    tab.rerank(QUERY, passages)
+    cascade, plain = tab.page.locator("article").all()
+    stages = [f"stage: {stage}" for stage in ("then",) * 3 + ("first",) * 2]
+    badges = cascade.locator(".badge").all_text_contents()
+    assert [badge for badge in badges if badge.startswith("stage")] == stages
+    assert badges.count("cut") == 1
+    documents = [text.strip() for text in passages]
+    body = {"model": "minilm", "query": QUERY, "documents": documents}
+    expected = stack_server.post("/v2/rerank", body).json()["results"]
+    shown = plain.locator(".score").all_text_contents()
+    assert shown == [f"{item['relevance_score']:.4f}" for item in expected]
+    assert not tab.errors
+    ARTIFACTS.mkdir(exist_ok=True)
+    tab.page.screenshot(path=ARTIFACTS / "page-real-models.png", full_page=True)

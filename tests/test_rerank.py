@@ -131,3 +131,45 @@ def test_a_score_does_not_depend_on_the_other_passages(logits: list[float], inde
         return list(build_result(request, raw, score=Score(), model="", id="", created=0).scores)
 
     assert scores(logits)[index] == scores([logits[index]])[0]
+
+
+@pytest.mark.parametrize(
+    ("score", "value", "expected"),
+    [
+        (Score(), 2.0, sigmoid(2.0)),
+        (Score("cosine"), 0.5, 0.75),
+        (Score("logit", temperature=2.0), 3.0, sigmoid(1.5)),
+        (Score("logit", bias=-1.0), 3.0, sigmoid(2.0)),
+        (Score("logit", temperature=0.5, bias=1.0), 3.0, sigmoid(7.0)),
+        (Score("cosine", temperature=0.1, bias=-5.0), 0.6, sigmoid(1.0)),
+        (Score("cosine", bias=0.0), 0.6, sigmoid(0.6)),  # given, so it is calibrated
+    ],
+)
+def test_calibration(score: Score, value: float, expected: float):
+    assert score.function(value) == pytest.approx(expected, rel=1e-12)
+
+
+@given(
+    st.sampled_from(["logit", "cosine"]),
+    st.floats(1e-3, 1e3),
+    st.floats(-50, 50),
+    st.lists(st.floats(-1, 1), min_size=1, max_size=9),
+)
+def test_calibration_keeps_the_order_and_stays_within_0_and_1(
+    of: str, temperature: float, bias: float, values: list[float]
+):
+    request = RerankRequest(queries=["q"], passages=["p"] * len(values))
+    raw = RawScores(values, 0)
+    score = Score(of, temperature, bias)  # type: ignore[arg-type]
+    plain = build_result(request, raw, score=Score(), model="", id="", created=0)
+    result = build_result(request, raw, score=score, model="", id="", created=0)
+    assert result.ranking == plain.ranking
+    ordered = [result.scores[index] for index in result.ranking]
+    assert ordered == sorted(ordered, reverse=True)
+    assert all(0 <= value <= 1 for value in ordered)
+    assert result.raw == values
+
+
+def test_no_cosine_is_calibrated():
+    with pytest.raises(EngineFault, match="no cosine"):
+        Score("cosine", temperature=2.0).function(7.0)

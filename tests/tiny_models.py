@@ -10,12 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from serve.shelf import CONFIGS
+
 WORDS = (
     "deep learning network layer gradient model query passage rank score search engine index token"
     " weather river bread oven mountain city train music paper light colour number table window"
     " Straße naïve café 東京 深度学习 обучение μάθηση تعلم 🙂 data set feature vector"
 ).split()
 MAX_TOKENS = 128
+LLM_MAX_MODEL_LEN = 320
+LLM_LIMITS = {"max_tokens_per_query": 24, "max_tokens_per_doc": 64}
 
 
 def random_text(source: random.Random, words: int) -> str:
@@ -206,3 +212,22 @@ def build_qwen3(folder: Path) -> Path:
     )
     model.save_pretrained(folder)
     return folder
+
+
+def tiny_config(shipped: str, folder: Path, work: Path, **changes: Any) -> Path:
+    """The shipped YAML of a model, over a small model's files."""
+    config = yaml.safe_load((CONFIGS / f"{shipped}.yaml").read_text())
+    template = CONFIGS / config["vllm"]["chat-template"]
+    del config["revision"], config["hardware"], config["names"]
+    config |= {"model": str(folder), "request": LLM_LIMITS}
+    config["vllm"] |= {
+        "max-model-len": LLM_MAX_MODEL_LEN,
+        "dtype": "float32",
+        "enforce-eager": True,
+        "chat-template": str(template),
+    }
+    for key, value in changes.items():
+        config["vllm"][key.replace("_", "-")] = value
+    path = work / f"{folder.name}-{len(list(work.iterdir()))}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
