@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import uvloop
+
 from serve import __version__, argv, home, machine, server, shelf, stack, weights
 from serve.auth import read_keys
 from serve.errors import ConfigError, StartError
@@ -57,7 +59,7 @@ def up(options: argparse.Namespace) -> int:
             environment={k: v for k, v in os.environ.items() if k not in _NOT_INHERITED},
         ),
     )
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server.run(served, settings))
     return 0
 
@@ -112,15 +114,6 @@ def _keys(file: Path | None, environment: Mapping[str, str]) -> list[str]:
     if variable is not None and not variable.strip():
         raise ConfigError(f"{KEY_VARIABLE} is set but empty: give it a key, or unset it")
     return (read_keys(file) if file else []) + ([variable.strip()] if variable else [])
-
-
-def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
-    """uvloop's loop where it is installed; it halves what a request costs."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop  # type: ignore[return-value]
 
 
 def _default_run_dir(environment: Mapping[str, str]) -> Path:

@@ -44,15 +44,16 @@ def read_keys(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the API key file cannot be read: {error}", str(path)) from error
-    keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    keys = []
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line.startswith("#"):
+            continue
+        if line.startswith("sha256:") and not _DIGEST.fullmatch(line):
+            words = "`sha256:` needs the 64 hex digits of a key's SHA-256"
+            raise ConfigError(words, f"{path}:{number}")
+        keys.append(line)
     if not keys:
         raise ConfigError("the API key file has no key: write one a line", str(path))
-    for number, line in enumerate(lines, 1):
-        if line.strip().startswith("sha256:") and not _DIGEST.fullmatch(line.strip()):
-            raise ConfigError(
-                "`sha256:` needs the 64 hex digits of a key's SHA-256",
-                f"{path}:{number}",
-            )
     return keys
 
 

@@ -70,6 +70,7 @@ class Supervisor:
         self._directory = directory
         self._log_file = log_file
         self._environment = environment
+        self._whole_environment = {**environment, **command.env}
         self._clock = clock
         self._backoff = backoff
         self._learn = learn
@@ -197,7 +198,7 @@ class Supervisor:
             await self._learn()
 
     def _look_for_a_download(self) -> None:
-        done = weights.bytes_downloading(self._model, {**self._environment, **self._command.env})
+        done = weights.bytes_downloading(self._model, self._whole_environment)
         if done is not None and _leads(self._replica.progress.phase, "downloading"):
             self._enter(Progress("downloading", self._replica.progress.percent, done))
 
