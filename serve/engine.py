@@ -15,10 +15,13 @@ HEALTH_TIMEOUT_S = 10.0
 RETRY_AFTER_S = 5
 
 
-def encode(request: RerankRequest, model: Model) -> bytes:
-    """The body that asks vLLM's `/score` for the raw values of `request`'s pairs."""
+def encode(request: RerankRequest, fields: Mapping[str, object]) -> bytes:
+    """The body that asks vLLM's `/score` for the raw values of `request`'s pairs.
+
+    `fields` are what `options` gives.
+    """
     body = {
-        **options(request, model),
+        **fields,
         "queries": request.queries[0] if len(request.queries) == 1 else request.queries,
         "documents": request.passages,
         "use_activation": False,
@@ -66,6 +69,8 @@ def decode(body: bytes, pairs: int) -> RawScores:
 def error_of(status: int, body: bytes) -> RequestError:
     """Our exception for vLLM's error answer: its 4xx concern the request, all else the engine."""
     message = _message_of(body)
+    if "maximum context length" in message:
+        message += " Shorten `instruction`, or lower max_tokens_per_query or max_tokens_per_doc."
     if 400 <= status < 500:
         return InvalidRequest(f"The engine refused the request: {message}")
     if status == 503:

@@ -1,7 +1,7 @@
 """One model's engines: which of them takes a request, and what is in flight."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -105,9 +105,10 @@ class Pool:
             return RawScores([], 0)
         check_size(request, self.model.limits)
         request = self.specials.neutral_request(request)
-        body = encode(request, self.model)
+        fields = options(request, self.model)
+        body = encode(request, fields)
         with self._admitted(pairs) as replica:
-            counting = self._start_counting(request)
+            counting = self._start_counting(request, fields)
             timeout_s = self.model.limits.timeout_s
             try:
                 raw = await replica.engine.score(body, pairs, timeout_s=timeout_s)
@@ -116,11 +117,13 @@ class Pool:
                 if counting:
                     counting.cancel()
 
-    def _start_counting(self, request: RerankRequest) -> "asyncio.Future[list[int]] | None":
+    def _start_counting(
+        self, request: RerankRequest, fields: Mapping[str, object]
+    ) -> "asyncio.Future[list[int]] | None":
         """Finds the pairs that are cut, beside the scoring, when there may be any."""
         if self.lengths is None:
             return None
-        limits = TokenLimits.of(options(request, self.model), self.max_model_len)
+        limits = TokenLimits.of(fields, self.max_model_len)
         suspects = self.lengths.suspects(request, limits)
         if not suspects:
             return None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from serve import weights
 from serve.argv import Command
-from serve.engine import Engine, encode
+from serve.engine import Engine, encode, options
 from serve.errors import RequestError, StartError
 from serve.pool import Replica
 from serve.process import Process
@@ -192,7 +192,9 @@ class Supervisor:
                 " a reranker with `vllm: {hf-overrides: …}` as configs/bge-reranker-v2-gemma.yaml"
             )
         timeout_s = self._model.limits.timeout_s
-        raw = await engine.score(encode(WARM_UP, self._model), 2, timeout_s=timeout_s)
+        raw = await engine.score(
+            encode(WARM_UP, options(WARM_UP, self._model)), 2, timeout_s=timeout_s
+        )
         build_result(WARM_UP, raw, score=self._model.score, model="", id="", created=0)
         if self._learn is not None:
             await self._learn()

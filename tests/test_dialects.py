@@ -150,6 +150,34 @@ def test_parse(dialect: Dialect, body: dict[str, object], expected: RerankReques
             "chat_template_kwargs",
             "an object",
         ),
+        (
+            cohere.V2,
+            {"query": "q", "documents": ["a"], "chat_template_kwargs": {"messages": []}},
+            "chat_template_kwargs.messages",
+            "no variable of a template",
+        ),
+        (
+            simple.DIALECT,
+            {
+                "query": "q",
+                "passages": ["a"],
+                "chat_template_kwargs": {"continue_final_message": True},
+            },
+            "chat_template_kwargs.continue_final_message",
+            "no variable of a template",
+        ),
+        (
+            cohere.V2,
+            {"query": "q", "documents": ["a"], "chat_template_kwargs": {"instruction": 3}},
+            "chat_template_kwargs.instruction",
+            "must be a string",
+        ),
+        (
+            vllm_score.DIALECT,
+            {"text_1": "q", "text_2": "a", "padding": "max_length"},
+            "padding",
+            "change the scores",
+        ),
         (vllm_score.DIALECT, {"text_1": "q"}, "queries", "text_1 and text_2"),
         (vllm_score.DIALECT, {"text_1": [], "text_2": ["a"]}, "text_1", "is empty"),
         (

@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from serve.engine import decode, encode, error_of, mapped_errors
+from serve.engine import options as options_of
 from serve.errors import (
     DeadlineExceeded,
     EngineFault,
@@ -28,7 +29,7 @@ LLM = Model(
 
 def sent(model: Model, **options: object) -> dict[str, object]:
     request = RerankRequest(queries=["q"], passages=["a", "b"], options=options)
-    body = orjson.loads(encode(request, model))
+    body = orjson.loads(encode(request, options_of(request, model)))
     assert body.pop("queries") == "q"
     assert body.pop("documents") == ["a", "b"]
     assert body.pop("use_activation") is False
@@ -79,7 +80,7 @@ def test_an_llm_rerankers_limits_cannot_be_switched_off():
 
 def test_pairs_keep_their_own_queries():
     request = RerankRequest(queries=["p", "q"], passages=["a", "b"])
-    assert orjson.loads(encode(request, ENCODER))["queries"] == ["p", "q"]
+    assert orjson.loads(encode(request, {}))["queries"] == ["p", "q"]
 
 
 def test_decode():

@@ -176,6 +176,13 @@ def test_an_instruction_takes_the_place_of_the_default(
     assert max(differences(got, expected)) <= TOLERANCE
 
 
+def test_an_instruction_that_leaves_no_room_is_told(stack_server: Server):
+    body = {"model": "gemma", "query": "q", "documents": ["d"], "instruction": "fruit " * 400}
+    answer = stack_server.post("/v2/rerank", body)
+    assert answer.status_code == 400
+    assert "Shorten `instruction`" in answer.json()["message"]
+
+
 # -- what must fail ----------------------------------------------------------------------------
 
 

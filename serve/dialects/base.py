@@ -45,7 +45,7 @@ class Dialect:
 ENGINE_FIELDS: Mapping[str, tuple[type, str]] = {
     "truncate_prompt_tokens": (int, "a whole number: -1 (the model's length) or at least 1"),
     "truncation_side": (str, "'left' or 'right'"),
-    "padding": (str, "'max_length' or 'do_not_pad'"),
+    "padding": (str, "'do_not_pad'"),
     "max_tokens_per_query": (int, "a whole number, 0 for no limit"),
     "max_tokens_per_doc": (int, "a whole number, 0 for no limit"),
     "instruction": (str, "a string"),
@@ -55,6 +55,13 @@ ENGINE_FIELDS: Mapping[str, tuple[type, str]] = {
     "cache_salt": (str, "a string"),
     "user": (str, "a string"),
 }
+# What a template's variables may not be called: vLLM's and transformers' own arguments, by which a
+# client could take the prompt's structure away.
+_NOT_TEMPLATES = frozenset(
+    "add_generation_prompt chat_template continue_final_message conversation documents max_length"
+    " messages model_config padding return_assistant_tokens_mask return_dict return_tensors self"
+    " tokenize tokenizer tokenizer_kwargs tools truncation".split()
+)
 _LEAST = {"truncate_prompt_tokens": -1, "max_tokens_per_query": 0, "max_tokens_per_doc": 0}
 
 
@@ -69,7 +76,26 @@ def engine_options(body: Body) -> dict[str, object]:
         if type(value) is not kind or low or (name == "truncate_prompt_tokens" and value == 0):
             raise InvalidRequest(f"{name} must be {words}.", param=name)
         options[name] = value
+    _check_template_options(options.get("chat_template_kwargs", {}))
+    if options.get("padding", "do_not_pad") != "do_not_pad":
+        raise InvalidRequest(
+            "padding would be read as text and change the scores: leave it out.", param="padding"
+        )
     return options
+
+
+def _check_template_options(given: Mapping[str, object]) -> None:
+    """Raises InvalidRequest for variables that are not a prompt template's own."""
+    for name, value in given.items():
+        where = f"chat_template_kwargs.{name}"
+        if name in _NOT_TEMPLATES:
+            raise InvalidRequest(
+                f"{where} is no variable of a template: send what the model's template reads, such"
+                " as `instruction`.",
+                param=where,
+            )
+        if name == "instruction" and not isinstance(value, str | None):
+            raise InvalidRequest(f"{where} must be a string.", param=where)
 
 
 def common(body: Body) -> dict[str, Any]:
