@@ -76,7 +76,7 @@ def engine_options(body: Body) -> dict[str, object]:
         if type(value) is not kind or low or (name == "truncate_prompt_tokens" and value == 0):
             raise InvalidRequest(f"{name} must be {words}.", param=name)
         options[name] = value
-    _check_template_options(options.get("chat_template_kwargs", {}))
+    _check_template_options(body.get("chat_template_kwargs") or {})
     if options.get("padding", "do_not_pad") != "do_not_pad":
         raise InvalidRequest(
             "padding would be read as text and change the scores: leave it out.", param="padding"
@@ -84,7 +84,7 @@ def engine_options(body: Body) -> dict[str, object]:
     return options
 
 
-def _check_template_options(given: Mapping[str, object]) -> None:
+def _check_template_options(given: Mapping[str, Any]) -> None:
     """Raises InvalidRequest for variables that are not a prompt template's own."""
     for name, value in given.items():
         where = f"chat_template_kwargs.{name}"
