@@ -95,6 +95,17 @@ def build_xlm_roberta(folder: Path) -> Path:
     return folder
 
 
+DECODER: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,  # the least that vLLM's attention takes on a CPU
+    "intermediate_size": 128,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.2,
+}
+
 # Words of the prompts, so that the trained tokenizers have tokens for them.
 PROMPT_TEXT = (
     "Yes",
@@ -156,18 +167,11 @@ def build_gemma(folder: Path) -> Path:
     torch.manual_seed(2)
     model = GemmaForCausalLM(
         GemmaConfig(
+            **DECODER,
             vocab_size=len(tokenizer),
-            hidden_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=32,  # the least that vLLM's attention takes on a CPU
-            intermediate_size=128,
-            max_position_embeddings=1024,
             pad_token_id=0,
             eos_token_id=1,
             bos_token_id=2,
-            initializer_range=0.2,
         )
     )
     model.save_pretrained(folder)
@@ -198,16 +202,9 @@ def build_qwen3(folder: Path) -> Path:
     torch.manual_seed(3)
     model = Qwen3ForCausalLM(
         Qwen3Config(
+            **DECODER,
             vocab_size=len(tokenizer),
-            hidden_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=32,
-            intermediate_size=128,
-            max_position_embeddings=1024,
             tie_word_embeddings=True,
-            initializer_range=0.2,
         )
     )
     model.save_pretrained(folder)
