@@ -8,6 +8,7 @@ URL ?= http://127.0.0.1:$(PORT)
 API_KEY_FILE ?=
 DEVICE ?=
 RECORD ?=
+FORCE ?=
 TESTS ?= tests
 
 BIN := $(VENV)/bin
@@ -31,8 +32,8 @@ serve: install ## serve MODEL (a config's name, a YAML, a Hugging Face id, a fol
 stop: install ## stop the server on PORT
 	@$(BIN)/python -m serve stop --port $(PORT)
 
-verify: install ## check a running server (URL=) against reference scores of MODEL (RECORD=1 writes them)
-	@$(BIN)/python -m clients.verify $(MODEL) --url $(URL) $(KEYS) $(if $(RECORD),--record)
+verify: install ## check a running server (URL=) against reference scores of MODEL (RECORD=1 writes them, FORCE=1 over old ones)
+	@$(BIN)/python -m clients.verify $(MODEL) --url $(URL) $(KEYS) $(if $(RECORD),--record) $(if $(FORCE),--force)
 
 argv: install ## print the vLLM command that MODEL stands for
 	@$(BIN)/python -m serve argv $(MODEL) $(ON)

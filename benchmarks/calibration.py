@@ -14,10 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
-from sklearn.model_selection import GroupKFold
+
+try:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+    from sklearn.model_selection import GroupKFold
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"error: {error.name} is not installed: `python3 deploy/install.py --dev` installs it"
+    ) from None
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -87,6 +87,10 @@ def observe(fetch: Fetch, model: str, questions: Sequence[Question]) -> Observed
     name = find_name(model, served)
     if name is None:
         return Observed(served)
+    if entries[name].get("cascade"):
+        raise NotAsked(
+            f"{name} is a cascade, which gives no plain scores: check its models instead"
+        )
     scored = [
         Scored(
             {path: _ask(fetch, path, name, query, passages) for path in _DIALECTS},

@@ -75,18 +75,21 @@ def record(
     """
     observed = observe(fetch or http_fetch(base_url, api_key), model, questions)
     name = find_name(model, observed.served)
+    if name is None:
+        served = ", ".join(observed.served)
+        raise BadReference(f"{base_url} serves no {model!r}: name one of {served}")
     known = known_dtype(dtype or observed.dtype)
-    if known is None and name is not None:
+    if known is None:
         raise BadReference(
             f"{base_url} does not tell its dtype: pass --dtype, one of {', '.join(TOLERANCES)}"
         )
     at = f" at revision {observed.revision}" if observed.revision else ""
     examples = [
         Example(query, list(passages), list(scored.by_path[PLAIN]))
-        for (query, passages), scored in zip(questions, observed.scored, strict=name is not None)
+        for (query, passages), scored in zip(questions, observed.scored, strict=True)
     ]
     source = f"recorded with rerank-serve from {name}{at}"
-    reference = Reference(model, known or "float32", source, examples)
+    reference = Reference(model, known, source, examples)
     return reference, compare(reference, observed)
 
 

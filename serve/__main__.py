@@ -15,10 +15,11 @@ from pathlib import Path
 
 import uvloop
 
-from serve import __version__, argv, home, machine, server, shelf, stack, weights
+from serve import __version__, argv, home, machine, server, shelf, stack_yaml, weights
 from serve.auth import read_keys
 from serve.errors import ConfigError, StartError
 from serve.fleet import SOCKET_NAME, Program
+from serve.stack import Stack
 
 KEY_VARIABLE = "RERANK_API_KEY"
 # Not for engines: our key, and the variable by which vLLM would guard a part of its own routes.
@@ -66,12 +67,22 @@ def up(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """Says whether a configuration can be used on this machine."""
-    served = _stack(options).on(machine.device(), machine.cores())
+    device = options.device or machine.device()
+    served = _stack(options).on(device, machine.cores())
     for model in served.models:
         weights.verify(weights.locate(model), model.sha256)
-    names = ", ".join(f"{model.model} (score: {model.score.of})" for model in served.models)
-    print(f"{options.model}: good: {names}")
+        print(f"{model.name}: {model.model}, score: {model.score.of}", *_roles(served, model.name))
+    for name, cascade in served.cascades.items():
+        stages = f"{cascade.first}, then {cascade.then} for the best {cascade.keep}"
+        print(f"{name}: {stages}", *_roles(served, name))
+    print(f"{options.model}: good, on a {device.upper()}")
     return 0
+
+
+def _roles(served: Stack, name: str) -> list[str]:
+    """What a name is in a stack beside what it says."""
+    roles = {"the default": served.default, "answers use_llm": served.llm}
+    return [f"({role})" for role, holder in roles.items() if holder == name]
 
 
 def show_argv(options: argparse.Namespace) -> int:
@@ -97,8 +108,8 @@ def stop(options: argparse.Namespace) -> int:
     return 0
 
 
-def _stack(options: argparse.Namespace) -> stack.Stack:
-    served = stack.find(options.model)
+def _stack(options: argparse.Namespace) -> Stack:
+    served = stack_yaml.find(options.model)
     for model in served.models:
         if model.vllm == {"runner": "pooling"} and not model.is_local:
             logging.info(
@@ -140,8 +151,10 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--port", type=_port, default=server.DEFAULT_PORT)
         if name != "stop":
             _add_model(command, required=name == "check")
+        if name in ("up", "argv", "check"):
+            _add_device(command)
         if name in ("up", "argv"):
-            _add_engine(command)
+            _add_vllm(command)
         if name == "up":
             command.add_argument("--host", default="127.0.0.1", help="address to listen on")
             command.add_argument(
@@ -170,10 +183,13 @@ def _add_model(command: argparse.ArgumentParser, *, required: bool) -> None:
     )
 
 
-def _add_engine(command: argparse.ArgumentParser) -> None:
+def _add_device(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--device", choices=("cpu", "gpu"), help="default: what vLLM was installed for"
     )
+
+
+def _add_vllm(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--vllm",
         default=shlex.join((sys.executable, *argv.ENTRY)),

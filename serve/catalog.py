@@ -1,13 +1,22 @@
 """Everything that requests can ask for by name: models, and cascades of two of them."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from serve.errors import InvalidRequest, NotFound
 from serve.pool import Pool
 from serve.rerank import RerankRequest, RerankResult, join_stages, rank
 from serve.stack import Stack
+
+
+class Names(TypedDict):
+    """What an answer is called."""
+
+    model: str
+    id: str
+    created: int
 
 
 class Served(Protocol):
@@ -29,6 +38,7 @@ class CascadePool:
         self.first = first
         self.then = then
         self.keep = keep
+        self.timeout_s = max(pool.model.limits.timeout_s for pool in (first, then))
 
     async def rerank(
         self, request: RerankRequest, *, model: str, id: str, created: int
@@ -41,12 +51,21 @@ class CascadePool:
                 f" {self.first.name!r} or {self.then.name!r}.",
                 param="model",
             )
+        self.first.check(request)
+        self.then.check(request)  # before the first one's work, and with the request's own indices
+        loop, names = asyncio.get_running_loop(), Names(model=model, id=id, created=created)
+        deadline = loop.time() + self.timeout_s
         whole = replace(request, top_n=None)
-        first = await self.first.rerank(whole, model=model, id=id, created=created)
+        first = await self.first.rerank(whole, **names, timeout_s=self.timeout_s)
         kept = rank(first.raw, self.keep)
         best = replace(whole, passages=[request.passages[index] for index in kept])
-        then = await self.then.rerank(best, model=model, id=id, created=created)
+        left = max(0.001, deadline - loop.time())
+        then = await self.then.rerank(best, **names, timeout_s=left)
         return join_stages(first, then, kept, request.top_n)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.first.is_ready and self.then.is_ready
 
 
 class Catalog:

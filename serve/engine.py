@@ -13,15 +13,19 @@ from serve.spec import LLM_LIMITS, Model
 
 HEALTH_TIMEOUT_S = 10.0
 RETRY_AFTER_S = 5
+TOO_SLOW = (
+    "The engine did not answer in time: send fewer or shorter passages, or raise"
+    " `limits: {timeout_s: …}`."
+)
 
 
-def encode(request: RerankRequest, fields: Mapping[str, object]) -> bytes:
+def encode(request: RerankRequest) -> bytes:
     """The body that asks vLLM's `/score` for the raw values of `request`'s pairs.
 
-    `fields` are what `options` gives.
+    `request.options` are what `options` gives.
     """
     body = {
-        **fields,
+        **request.options,
         "queries": request.queries[0] if len(request.queries) == 1 else request.queries,
         "documents": request.passages,
         "use_activation": False,
@@ -32,7 +36,7 @@ def encode(request: RerankRequest, fields: Mapping[str, object]) -> bytes:
         raise InvalidRequest(f"An option of the body is not usable: {error}.") from error
 
 
-def options(request: RerankRequest, model: Model) -> dict[str, object]:
+def options(request: RerankRequest, model: Model, max_model_len: int | None) -> dict[str, object]:
     """vLLM's request fields: the model's own, over them what the client asked for and may have.
 
     A token limit beyond the model's length means "no limit" (vLLM refuses it). An LLM reranker's
@@ -40,7 +44,7 @@ def options(request: RerankRequest, model: Model) -> dict[str, object]:
     """
     fields = {**model.request, **request.options}
     for name in LLM_LIMITS:
-        most = model.request.get(name, (model.max_model_len or 0) - 1)
+        most = model.request.get(name, (max_model_len or 0) - 1)
         value = fields.get(name)
         if not isinstance(value, int) or not isinstance(most, int) or most <= 0:
             continue
@@ -93,10 +97,7 @@ def mapped_errors() -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:  # an OSError too, so it comes first
-        raise DeadlineExceeded(
-            "The engine did not answer in time: send fewer or shorter passages, or raise"
-            " `limits: {timeout_s: …}`."
-        ) from error
+        raise DeadlineExceeded(TOO_SLOW) from error
     except OSError as error:
         raise Unavailable("The engine is not reachable.", retry_after=RETRY_AFTER_S) from error
     except httptools.HttpParserError as error:

@@ -3,17 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve import argv, tokens, weights
+from serve import argv, weights
 from serve.engine import Engine
 from serve.errors import ConfigError, ServeError
 from serve.pool import Pool, Replica
 from serve.spec import DeviceKind, Model
 from serve.supervise import Supervisor
-from serve.tokens import Lengths, Specials
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +38,7 @@ class Member:
         *,
         directory: Path,
         log_file: Path,
-        turn: AbstractAsyncContextManager[object],
+        turn: asyncio.Lock | None,
     ) -> None:
         """`folder` is what vLLM is given as --model, `directory` the engine's own; `turn` is held
         during each start."""
@@ -73,21 +71,24 @@ class Member:
 
     async def _learn(self) -> None:
         """Tells the pool how its model reads, now that the engine has its files."""
-        pool, model = self.pool, self.pool.model
-        pool.max_model_len = await pool.replicas[0].engine.max_model_len() or pool.max_model_len
-        if pool.lengths is not None:  # a restart
+        reading, model = self.pool.reading, self.pool.model
+        learnt = await self.pool.replicas[0].engine.max_model_len()
+        reading.max_model_len = learnt or model.max_model_len
+        if reading.lengths is not None:  # a restart
             return
         file = weights.tokenizer_file(model, self._folder, self._environment)
-        if file is None:
+        try:
+            if file is None:
+                raise ValueError("there is no tokenizer.json")
+            template = weights.template(model)
+            await reading.learn(file, template, is_pair=model.score.of == "logit")
+        except (ValueError, OSError) as error:
             log.warning(
-                "%s: no tokenizer.json: only the usual special tokens are neutralised in texts,"
-                " and nobody is told what is cut",
+                "%s: its tokenizer cannot be read (%s): only the usual special tokens are"
+                " neutralised in texts, and nobody is told what is cut",
                 model.name,
+                error,
             )
-            return
-        tokenizer = await asyncio.to_thread(tokens.load, file)
-        pool.specials = Specials.of(tokenizer, weights.template(model))
-        pool.lengths = Lengths(tokenizer, is_pair=model.score.of == "logit")
 
 
 async def run(members: Sequence[Member]) -> None:

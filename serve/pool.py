@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from serve.engine import RETRY_AFTER_S, Engine, encode, options
-from serve.errors import Overloaded, TooLarge, Unavailable
+from serve.engine import RETRY_AFTER_S, TOO_SLOW, Engine, encode, options
+from serve.errors import DeadlineExceeded, Overloaded, TooLarge, Unavailable
+from serve.reading import Reading
 from serve.rerank import RawScores, RerankRequest, RerankResult, build_result
 from serve.spec import Limits, Model
-from serve.tokens import USUAL_SPECIALS, Lengths, Specials, TokenLimits
 from serve.vllm_log import Progress
 
 
@@ -28,19 +28,22 @@ class Replica:
         return self.progress.phase == "ready"
 
 
-def pick(replicas: Sequence[Replica]) -> Replica:
-    """The ready replica with the fewest pairs in flight. Raises Unavailable when none is ready."""
+def pick(name: str, replicas: Sequence[Replica]) -> Replica:
+    """The ready replica of the model `name` with the fewest pairs in flight.
+
+    Raises Unavailable when none is ready.
+    """
     ready = [replica for replica in replicas if replica.is_ready]
     if ready:
         return min(ready, key=lambda replica: replica.pairs)
     phases = ", ".join(replica.progress.phase for replica in replicas)
     if all(replica.progress.phase == "failed" for replica in replicas):
         raise Unavailable(
-            "The model failed and will not come back by itself: the server's log says why; restart"
-            " the server when that is mended, or ask another of its models (GET /v1/models)."
+            f"The model {name!r} failed and will not come back by itself: the server's log says"
+            " why; restart the server when that is mended, or ask another of its models."
         )
     raise Unavailable(
-        f"The model is not ready ({phases}): try again; /health/ready says when.",
+        f"The model {name!r} is not ready ({phases}): try again; /health/ready says when.",
         retry_after=RETRY_AFTER_S,
     )
 
@@ -70,9 +73,7 @@ class Pool:
     def __init__(self, model: Model, replicas: Sequence[Replica]) -> None:
         self.model = model
         self.replicas = replicas
-        self.specials = Specials(USUAL_SPECIALS)
-        self.lengths: Lengths | None = None  # until the tokenizer is known
-        self.max_model_len = model.max_model_len
+        self.reading = Reading(model.max_model_len)
 
     @property
     def name(self) -> str:
@@ -89,56 +90,64 @@ class Pool:
         return sum(replica.pairs for replica in self.replicas)
 
     async def rerank(
-        self, request: RerankRequest, *, model: str, id: str, created: int
+        self,
+        request: RerankRequest,
+        *,
+        model: str,
+        id: str,
+        created: int,
+        timeout_s: float | None = None,
     ) -> RerankResult:
         """The result of a request. Raises RequestError."""
-        raw = await self.score(request)
+        raw = await self.score(request, timeout_s)
         return build_result(
             request, raw, score=self.model.score, model=model, id=id, created=created
         )
 
-    async def score(self, request: RerankRequest) -> RawScores:
-        """The raw values of the request's pairs. Raises RequestError."""
+    async def score(self, request: RerankRequest, timeout_s: float | None = None) -> RawScores:
+        """The raw values of the request's pairs, within `timeout_s` seconds (unset: the model's
+        own limit). Raises RequestError."""
         pairs = len(request.passages)
+        fields = self.check(request)
         if not pairs:
-            pick(self.replicas)  # so that the server's state is told all the same
             return RawScores([], 0)
-        check_size(request, self.model.limits)
-        request = self.specials.neutral_request(request)
-        fields = options(request, self.model)
-        body = encode(request, fields)
         with self._admitted(pairs) as replica:
-            counting = self._start_counting(request, fields)
-            timeout_s = self.model.limits.timeout_s
             try:
-                raw = await replica.engine.score(body, pairs, timeout_s=timeout_s)
-                return replace(raw, cut=await counting) if counting else raw
-            finally:
-                if counting:
-                    counting.cancel()
+                async with asyncio.timeout(timeout_s or self.model.limits.timeout_s):
+                    return await self._score(request, fields, replica)
+            except TimeoutError as error:
+                raise DeadlineExceeded(TOO_SLOW) from error
 
-    def _start_counting(
-        self, request: RerankRequest, fields: Mapping[str, object]
-    ) -> "asyncio.Future[list[int]] | None":
-        """Finds the pairs that are cut, beside the scoring, when there may be any."""
-        if self.lengths is None:
-            return None
-        limits = TokenLimits.of(fields, self.max_model_len)
-        suspects = self.lengths.suspects(request, limits)
-        if not suspects:
-            return None
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(None, self.lengths.cut, request, suspects, limits)
+    async def _score(
+        self, request: RerankRequest, fields: Mapping[str, object], replica: Replica
+    ) -> RawScores:
+        request = await self.reading.neutral(replace(request, options=fields))
+        cutting = asyncio.create_task(self.reading.cut(request, request.options))
+        try:
+            body = encode(request)
+            timeout_s = self.model.limits.timeout_s
+            raw = await replica.engine.score(body, len(request.passages), timeout_s=timeout_s)
+            return replace(raw, cut=await cutting)
+        finally:
+            cutting.cancel()
+
+    def check(self, request: RerankRequest) -> Mapping[str, object]:
+        """vLLM's fields for a request that this model can take now. Raises RequestError."""
+        pick(self.name, self.replicas)
+        if request.passages:
+            check_size(request, self.model.limits)
+        return options(request, self.model, self.reading.max_model_len)
 
     def close(self) -> None:
         """Closes the connections to the engines."""
+        self.reading.close()
         for replica in self.replicas:
             replica.engine.close()
 
     @contextmanager
     def _admitted(self, pairs: int) -> Iterator[Replica]:
         """A replica that counts `pairs` as in flight for as long as the block runs."""
-        replica = pick(self.replicas)
+        replica = pick(self.name, self.replicas)
         most = self.model.limits.pairs_in_flight
         if self.pairs and self.pairs + pairs > most:  # an idle pool takes whatever is allowed
             raise Overloaded(

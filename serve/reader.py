@@ -77,6 +77,9 @@ class Reader:
                 continue
             if not least <= value < math.inf:  # nor is NaN
                 raise ConfigError(f"{where}{key}: must be at least {least}", self.at(given[key]))
+            most = known[key].metadata.get("max", value)
+            if value > most:
+                raise ConfigError(f"{where}{key}: must be at most {most}", self.at(given[key]))
         return cls(**values)
 
     def value(self, node: yaml.Node, hint: Any, name: str) -> Any:
@@ -86,6 +89,8 @@ class Reader:
             if short and isinstance(node, yaml.ScalarNode):
                 kind = typing.get_type_hints(hint)[short]
                 return typing.cast("type[Any]", hint)(**{short: self.value(node, kind, name)})
+            if isinstance(node, yaml.ScalarNode) and self.plain(node) is None:  # `key:` alone
+                node = yaml.MappingNode("", [], node.start_mark, node.end_mark)
             return self.build(typing.cast("type[Any]", hint), node, f"{name}.")
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
         if origin is types.UnionType and isinstance(node, yaml.MappingNode):
@@ -124,6 +129,8 @@ class Reader:
 def _describe(hint: Any) -> str:
     """The type in a user's words."""
     arguments = typing.get_args(hint)
+    if is_dataclass(hint):
+        return "a mapping of " + ", ".join(field.name for field in fields(hint))
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(arguments)
     if typing.get_origin(hint) is Sequence:

@@ -30,8 +30,8 @@ class Score:
     SHORTHAND: ClassVar[str] = "of"  # `score: logit` in a YAML is `score: {of: logit}`
 
     of: Literal["logit", "cosine"] = "logit"
-    temperature: float | None = field(default=None, metadata={"min": 1e-6})
-    bias: float | None = field(default=None, metadata={"min": -1e6})
+    temperature: float | None = field(default=None, metadata={"min": 1e-6, "max": 1e6})
+    bias: float | None = field(default=None, metadata={"min": -1e6, "max": 1e6})
 
     @property
     def function(self) -> Callable[[float], float]:

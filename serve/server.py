@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import ExitStack, aclosing, contextmanager, nullcontext
+from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,7 @@ async def run(stack: Stack, options: Options) -> None:
     folders = [weights.locate(model) for model in stack.models]
     stopping = _stop_event()
     # vLLM measures a GPU's free memory while it starts, so no two may start at once.
-    turn = asyncio.Lock() if device == "gpu" else nullcontext()
+    turn = asyncio.Lock() if device == "gpu" else None
     with ExitStack() as resources:
         listener = resources.enter_context(listen(options.host, options.port))
         home = resources.enter_context(Home(options.run_dir, listener.getsockname()[1]))
@@ -70,6 +70,8 @@ async def run(stack: Stack, options: Options) -> None:
             resources.callback(member.pool.close)
             members.append(member)
             log.info("%s on %s; vLLM's log: %s", model.name, _url(listener), log_file)
+            if device == "cpu" and model.llm:
+                log.warning("%s: an LLM reranker is slow on a CPU; no GPU is used", model.name)
         catalog = Catalog(stack, [member.pool for member in members])
         gateway = Gateway(catalog, keys=Keys(options.keys))
         grace_s = max(model.limits.stop_timeout_s for model in stack.models)

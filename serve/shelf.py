@@ -39,6 +39,15 @@ def plain(model: str) -> Model:
     return Model(model=model, names=names, vllm={"runner": "pooling"})
 
 
+def find_stack(wanted: str, configs: Path = CONFIGS) -> Path | None:
+    """The stack's YAML that `wanted` means, by path or name, if it means one."""
+    if wanted.endswith((".yaml", ".yml")):
+        path = Path(wanted).expanduser()
+        return path if path.is_file() and is_stack(path) else None
+    named = (path for path in configs.glob("*.yaml") if path.stem.lower() == wanted.lower())
+    return next(filter(is_stack, named), None)
+
+
 def is_stack(path: Path) -> bool:
     """Whether a YAML names several models rather than one."""
     root = compose(path)

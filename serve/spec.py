@@ -130,6 +130,7 @@ def load(path: Path) -> Model:
     nodes = reader.entries(root)
     names = tuple(model.names) or (path.stem, *(() if model.is_local else (model.model,)))
     for index, name in enumerate(names):
+        check_name(name, "names", reader.at(nodes.get("names", root)))
         if name.lower() in (earlier.lower() for earlier in names[:index]):
             raise ConfigError(f"names: {name!r} stands twice", reader.at(nodes["names"]))
     model = replace(
@@ -143,7 +144,19 @@ def load(path: Path) -> Model:
         else model.cpu,
     )
     _check_request(model, reader, nodes.get("request", root))
+    if model.llm != (model.template is not None):
+        raise ConfigError(
+            "llm: an LLM reranker needs the prompt that it was trained with: write `llm: true` and"
+            " `vllm: {chat-template: …}`, or neither",
+            reader.at(nodes.get("llm", nodes.get("vllm", root))),
+        )
     return model
+
+
+def check_name(name: str, key: str, where: str) -> None:
+    """Raises ConfigError for what is no name that a client could send."""
+    if not name.strip() or not name.isprintable() or is_path(name):
+        raise ConfigError(f"{key}: {name!r} is no name: write plain words, no path", where)
 
 
 def _request(model: Model, is_given: bool) -> Mapping[str, object]:

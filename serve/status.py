@@ -10,12 +10,12 @@ def readiness(pools: Sequence[Pool], *, draining: bool, now: float) -> dict[str,
     """The body of `/health/ready`: whether the server can score, and what each engine is doing.
 
     It is ready when any of its models is, since one that fails must not take the others off the
-    load balancer; `degraded` says that not all are.
+    load balancer; `degraded` says that some are and some are not.
     """
     states = [pool.is_ready for pool in pools]
     return {
         "ready": any(states) and not draining,
-        "degraded": not all(states),
+        "degraded": any(states) and not all(states),
         "draining": draining,
         "models": [
             {
@@ -58,7 +58,7 @@ def _model(pool: Pool, catalog: Catalog) -> dict[str, object]:
     return {
         "root": pool.name,
         "revision": pool.model.revision,
-        "max_model_len": pool.max_model_len,
+        "max_model_len": pool.reading.max_model_len,
         "dtype": pool.model.vllm.get("dtype"),
         "score": {"of": score.of, "temperature": score.temperature, "bias": score.bias},
         "ready": pool.is_ready,
@@ -75,7 +75,7 @@ def _cascade(cascade: CascadePool, catalog: Catalog) -> dict[str, object]:
             "then": cascade.then.name,
             "keep": cascade.keep,
         },
-        "ready": cascade.first.is_ready and cascade.then.is_ready,
+        "ready": cascade.is_ready,
         "default": catalog.default is cascade,
         "llm": False,
     }

@@ -5,7 +5,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
+from contextlib import AsyncExitStack, nullcontext, suppress
+from dataclasses import replace
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -59,10 +60,10 @@ class Supervisor:
         clock: Callable[[], float] = time.monotonic,
         backoff: Callable[[Sequence[float], float], float | None] = backoff_s,
         learn: Callable[[], Awaitable[None]] | None = None,
-        turn: AbstractAsyncContextManager[object] | None = None,
+        turn: asyncio.Lock | None = None,
     ) -> None:
         """`learn` is called when the engine first answers, before it is ready; `turn` is held
-        during each start, so that engines which may not start at once wait for each other."""
+        during each start, to the end of one that fails, for engines that may not start at once."""
         self._model = model
         self._replica = replica
         self._command = command
@@ -74,7 +75,7 @@ class Supervisor:
         self._clock = clock
         self._backoff = backoff
         self._learn = learn
-        self._turn = turn or nullcontext()
+        self._turn = turn
         self._lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._phases: list[tuple[str, float]] = []
 
@@ -107,22 +108,25 @@ class Supervisor:
                     f"{self._model.name}: the engine died {len(deaths)} times, giving up;"
                     f" the last time: {reason}; its log: {self._log_file}"
                 )
-            log.error("the engine died: %s; next start in %g s", reason, delay)
+            name = self._model.name
+            log.error("%s: the engine died: %s; next start in %g s", name, reason, delay)
             await asyncio.sleep(delay)
             self._replica.restarts += 1
 
     async def _live(self) -> int:
         """One life of the engine, to its exit status. Raises StartError if it never gets ready."""
         self._lines.clear()
+        if self._turn is not None and self._turn.locked():
+            self._enter(Progress("waiting"))
         self._phases.clear()
-        self._enter(Progress("starting"))
         self._socket.unlink(missing_ok=True)
         handler = RotatingFileHandler(
             self._log_file, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8"
         )
         async with AsyncExitStack() as stack:
             stack.callback(handler.close)
-            async with self._turn:
+            async with self._turn or nullcontext():
+                self._enter(Progress("starting"))
                 process = await Process.start(
                     self._command,
                     directory=self._directory,
@@ -130,7 +134,11 @@ class Supervisor:
                     on_line=lambda line: self._on_line(line, handler),
                 )
                 stack.push_async_callback(self._end, process)
-                await self._until_ready(process)
+                try:
+                    await self._until_ready(process)
+                except BaseException:
+                    await self._end(process)  # before another's turn: it still holds memory
+                    raise
             self._enter(Progress("ready"))
             log.info("%s: ready after %s", self._model.name, self._shares())
             return await process.wait()
@@ -192,9 +200,9 @@ class Supervisor:
                 " a reranker with `vllm: {hf-overrides: …}` as configs/bge-reranker-v2-gemma.yaml"
             )
         timeout_s = self._model.limits.timeout_s
-        raw = await engine.score(
-            encode(WARM_UP, options(WARM_UP, self._model)), 2, timeout_s=timeout_s
-        )
+        fields = options(WARM_UP, self._model, self._model.max_model_len)
+        body = encode(replace(WARM_UP, options=fields))
+        raw = await engine.score(body, 2, timeout_s=timeout_s)
         build_result(WARM_UP, raw, score=self._model.score, model="", id="", created=0)
         if self._learn is not None:
             await self._learn()

@@ -86,7 +86,7 @@ def explain(lines: Iterable[str], exit_code: int | None) -> str:
             if pattern.search(line):
                 return f"{_shorten(line)} → {remedy}"
     if exit_code in (-9, 137):
-        return "killed (signal 9), most likely by the kernel for lack of memory → free memory"
+        return "killed (signal 9): by somebody, or by the kernel for lack of memory → free memory"
     errors = [line for line in plain if _EXCEPTION.search(line) and not _RELAYED.search(line)]
     if errors:
         return _shorten(errors[0])

@@ -43,14 +43,19 @@ def bytes_downloading(model: Model, environment: Mapping[str, str]) -> int | Non
 
 
 def tokenizer_file(model: Model, folder: str, environment: Mapping[str, str]) -> Path | None:
-    """The `tokenizer.json` of a model in `folder`, or in Hugging Face's cache once it is there."""
-    if not model.is_local:
-        cached = _hub_cache(environment) / f"models--{model.model.replace('/', '--')}"
-        revision = model.revision or "main"
+    """The `tokenizer.json` of a model in `folder`, or in Hugging Face's cache once it is there.
+
+    The YAML's vLLM flags may name another tokenizer or cache.
+    """
+    name = str(model.vllm.get("tokenizer", folder))
+    if not Path(name).is_dir():
+        cache = Path(str(model.vllm.get("download-dir", _hub_cache(environment))))
+        cached = cache / f"models--{name.replace('/', '--')}"
+        revision = str(model.vllm.get("tokenizer-revision", model.revision or "main"))
         with suppress(OSError):  # a commit is its own name
             revision = (cached / "refs" / revision).read_text().strip()
-        folder = str(cached / "snapshots" / revision)
-    file = Path(folder) / "tokenizer.json"
+        name = str(cached / "snapshots" / revision)
+    file = Path(name) / "tokenizer.json"
     return file if file.is_file() else None
 
 

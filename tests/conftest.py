@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import settings
 
+from serve import shelf, weights
 from tests.harness import Server, write_config
 from tests.tiny_models import build_gemma, build_qwen3, build_xlm_roberta, tiny_config
 
@@ -71,6 +72,15 @@ def tiny_gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small LLM reranker of Qwen3-Reranker-0.6B's architecture."""
     return build_qwen3(tmp_path_factory.mktemp("tiny") / "qwen3")
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folders(
+    tiny_xlm_roberta: Path, tiny_gemma: Path, tiny_qwen3: Path
+) -> dict[str, Path]:
+    """Folders with a `tokenizer.json` of each kind."""
+    minilm = Path(weights.locate(shelf.find("minilm")))
+    return {"xlm": tiny_xlm_roberta, "gemma": tiny_gemma, "qwen3": tiny_qwen3, "minilm": minilm}
 
 
 @pytest.fixture(scope="session")

@@ -82,7 +82,10 @@ class FixedPool(Pool):
         self.sign = sign
         self.seen: Sequence[str] = []
 
-    async def score(self, request: RerankRequest) -> RawScores:
+    def check(self, request: RerankRequest) -> dict[str, object]:
+        return {}
+
+    async def score(self, request: RerankRequest, timeout_s: float | None = None) -> RawScores:
         self.seen = request.passages
         values = [self.sign * float(text) for text in request.passages]
         cut = [index for index, text in enumerate(request.passages) if text == "5"]

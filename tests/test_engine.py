@@ -1,6 +1,7 @@
 """The engine's client: what it sends, and that no foreign exception gets through."""
 
 import asyncio
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -29,7 +30,9 @@ LLM = Model(
 
 def sent(model: Model, **options: object) -> dict[str, object]:
     request = RerankRequest(queries=["q"], passages=["a", "b"], options=options)
-    body = orjson.loads(encode(request, options_of(request, model)))
+    body = orjson.loads(
+        encode(replace(request, options=options_of(request, model, model.max_model_len)))
+    )
     assert body.pop("queries") == "q"
     assert body.pop("documents") == ["a", "b"]
     assert body.pop("use_activation") is False
@@ -80,7 +83,7 @@ def test_an_llm_rerankers_limits_cannot_be_switched_off():
 
 def test_pairs_keep_their_own_queries():
     request = RerankRequest(queries=["p", "q"], passages=["a", "b"])
-    assert orjson.loads(encode(request, {}))["queries"] == ["p", "q"]
+    assert orjson.loads(encode(request))["queries"] == ["p", "q"]
 
 
 def test_decode():

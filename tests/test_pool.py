@@ -21,9 +21,9 @@ def test_pick_takes_the_ready_one_with_the_least_to_do(states: list[tuple[str, i
     loads = [pairs for phase, pairs in states if phase == "ready"]
     if not loads:
         with pytest.raises(Unavailable):
-            pick(replicas)
+            pick("m", replicas)
         return
-    picked = pick(replicas)
+    picked = pick("m", replicas)
     assert picked.is_ready and picked.pairs == min(loads)
 
 

@@ -25,7 +25,7 @@ llm: true
 score: cosine
 sha256: {model.safetensors: 00}
 request: {max_tokens_per_query: 4, max_tokens_per_doc: 5}
-vllm: {max_model_len: 10, hf-overrides: {a: [1]}, enforce-eager: true}
+vllm: {chat-template: '{{x}}', max_model_len: 10, hf-overrides: {a: [1]}, enforce-eager: true}
 env: {A: 1, B: x}
 cpu: {vllm: {dtype: float32}, env: {C: 2.5}}
 hardware: {gpu_memory_gib: 15}
@@ -40,7 +40,13 @@ def test_every_key_is_read(tmp_path: Path):
     assert model.score == Score("cosine")
     assert model.sha256 == {"model.safetensors": "00"}
     assert model.request == {"max_tokens_per_query": 4, "max_tokens_per_doc": 5}
-    assert model.vllm == {"max-model-len": 10, "hf-overrides": {"a": [1]}, "enforce-eager": True}
+    assert model.template == "{{x}}"
+    assert model.vllm == {
+        "chat-template": "{{x}}",
+        "max-model-len": 10,
+        "hf-overrides": {"a": [1]},
+        "enforce-eager": True,
+    }
     assert model.max_model_len == 10
     assert model.env == {"A": 1, "B": "x"}
     assert (model.cpu.vllm, model.cpu.env) == ({"dtype": "float32"}, {"C": 2.5})
@@ -90,6 +96,15 @@ def test_defaults(tmp_path: Path):
             4,
             "= 9 leaves no room for the instruction in max-model-len (9)",
         ),
+        (
+            "model: a/b\nllm: true\nrequest: {max_tokens_per_query: 4, max_tokens_per_doc: 5}\n",
+            2,
+            "needs the prompt that it was trained with",
+        ),
+        ("model: a/b\nvllm: {chat-template: '{{x}}'}\n", 2, "write `llm: true`"),
+        ("model: a/b\nnames: ['']\n", 2, "names: '' is no name"),
+        ('model: a/b\nnames: ["a\\nb"]\n', 2, "is no name"),
+        ("model: a/b\nscore: {bias: 1e308}\n", 2, "score.bias: must be"),
         ("model: a/b\nllm: 'yes'\n", 2, "llm: must be true or false"),
         ("model: 3\n", 1, "model: must be a string"),
         ("names: [x]\n", 1, "model: is missing"),
@@ -136,9 +151,12 @@ def test_a_file_that_is_not_there(tmp_path: Path):
         load(tmp_path / "none.yaml")
 
 
+LLM = "llm: true\nrequest: {max_tokens_per_query: 1, max_tokens_per_doc: 1}\n"
+
+
 def test_paths_are_relative_to_the_yaml(tmp_path: Path):
     write(tmp_path, "hello", "t.jinja")
-    model = load(write(tmp_path, "model: ./weights\nvllm: {chat-template: t.jinja}\n"))
+    model = load(write(tmp_path, LLM + "model: ./weights\nvllm: {chat-template: t.jinja}\n"))
     assert model.model == str(tmp_path / "weights")
     assert model.vllm["chat-template"] == str(tmp_path / "t.jinja")
     assert model.is_local

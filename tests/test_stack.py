@@ -7,12 +7,13 @@ import pytest
 from serve.errors import ConfigError
 from serve.shelf import CONFIGS, is_stack
 from serve.spec import Model
-from serve.stack import Cascade, Stack, find, load
+from serve.stack import Cascade, Stack
+from serve.stack_yaml import find, load
 
 A = "model: org/a\nnames: [a, org/a]\nvllm: {dtype: float16}\ncpu: {env: {X: 1}}\n"
 B = (
     "model: org/b\nnames: [b]\nllm: true\n"
-    "request: {max_tokens_per_query: 1, max_tokens_per_doc: 1}\n"
+    "request: {max_tokens_per_query: 1, max_tokens_per_doc: 1}\nvllm: {chat-template: '{{x}}'}\n"
 )
 
 
@@ -66,7 +67,29 @@ def test_defaults(configs: Path):
         ("models: {a: {}}\ndefault: c\n", 2, "default: no model 'c' in this stack; it has: a"),
         ("models: {a: {}, b: {}}\nllm: bb\n", 2, "llm: no model 'bb' in this stack (nearest: 'b')"),
         ("models:\n  a: {}\n  x: {config: a}\n", 3, "models.x: 'a' is also a name of a"),
-        ("models:\n  a: {}\n  x: {config: a.yaml}\n", 3, "change `names:`"),
+        ("models:\n  a: {}\n  x: {config: a.yaml}\n", 3, "give one of them a YAML of its own"),
+        ("models:\n  a: {gpu_memory: 60}\n", 2, "models.a.gpu_memory: must be at most 1"),
+        (
+            "models:\n  a: {gpu_memory: 0.7}\n  b: {gpu_memory: 0.6}\n",
+            2,
+            "0.7 (a) + 0.6 (b) = 1.3, more than the GPU has",
+        ),
+        ("models:\n  a: {}\n  two: {}\n", 3, "a stack cannot hold a stack"),
+        ("models:\n  ./a.yaml: {}\n", 2, "is no name"),
+        ("models:\n  '': {}\n", 2, "is no name"),
+        ("models:\n  a: {}\n  x: {cascade: a}\n", 3, "must be a mapping of first, then, keep"),
+        ("models:\n  a: {}\n  x: {cascade: }\n", 3, "a cascade has `first`, `then` and `keep`"),
+        (
+            "models:\n  a: {}\n  b:\n  C: {cascade: {first: a, then: b}}\n"
+            "  c: {cascade: {first: b, then: a}}\n",
+            5,
+            "models.c: 'c' is also a name of C",
+        ),
+        (
+            "models:\n  a: {}\n  b: {}\n  c: {cascade: {first: a, then: b, keep: 10001}}\n",
+            4,
+            "keep: is more than b takes",
+        ),
         ("models:\n  a: {gpu_memory: 0}\n", 2, "models.a.gpu_memory: must be at least 0.01"),
         ("models:\n  a: {cores: 0}\n", 2, "models.a.cores: must be at least 1"),
         ("models:\n  t: {config: two.yaml}\n", 2, "a stack cannot hold a stack"),
@@ -89,13 +112,13 @@ def test_defaults(configs: Path):
         (
             "models:\n  a: {}\n  b: {}\n  c: {cores: 1, cascade: {first: a, then: b}}\n",
             4,
-            "models.c: a cascade has no engine of its own",
+            "models.c: a cascade has `first`, `then` and `keep`, and no engine",
         ),
         ("models: {a: {}}\nunknown_model: ignore\n", 2, "must be one of refuse, default"),
         (
             "models:\n  a: {}\n  b: {}\n  org/a: {cascade: {first: a, then: b}}\n",
-            2,
-            "models.a: 'org/a' is also a name of org/a",
+            4,
+            "models.org/a: 'org/a' is also a name of a",
         ),
     ],
 )
@@ -133,7 +156,7 @@ def test_memory_fractions_that_do_not_add_up(configs: Path, a: str, b: str, word
 
 
 def test_a_models_own_memory_flag_counts(configs: Path):
-    (configs / "b.yaml").write_text(B + "vllm: {gpu-memory-utilization: 0.4}\n")
+    (configs / "b.yaml").write_text(B.replace("vllm: {", "vllm: {gpu-memory-utilization: 0.4, "))
     assert shares(configs, "gpu_memory: 0.6", "").on("gpu", []).models
     with pytest.raises(ConfigError, match=r"0\.7 \(a\) \+ 0\.4 \(b\) = 1\.1"):
         shares(configs, "gpu_memory: 0.7", "").on("gpu", [])
@@ -171,3 +194,39 @@ def test_the_shipped_stacks_can_be_used():
         assert find(str(path)).on("cpu", [0, 1]).models
     stack = find("rerank-server")
     assert (stack.default, stack.llm) == ("bge-reranker-v2-m3", "bge-reranker-v2-gemma")
+
+
+@pytest.mark.parametrize(("a", "words"), [("gpu_memory: 0.3", None), ("", None)])
+def test_a_stack_of_one_has_its_share_too(configs: Path, a: str, words: None):
+    stack = load(write(configs, f"models: {{a: {{{a}}}}}\n"), configs)
+    flags = stack.on("gpu", []).models[0].vllm
+    assert flags.get("gpu-memory-utilization") == (0.3 if a else None)
+
+
+def test_models_on_gpus_of_their_own_do_not_share(configs: Path):
+    (configs / "b.yaml").write_text(B + "env: {CUDA_VISIBLE_DEVICES: 1}\n")
+    assert shares(configs, "", "").on("gpu", []).models
+    assert shares(configs, "gpu_memory: 0.9", "gpu_memory: 0.9").on("gpu", []).models
+
+
+@pytest.mark.parametrize("share", ["high", "-3", "0", "1.5", "null"])
+def test_a_memory_flag_that_is_no_fraction(configs: Path, share: str):
+    text = B.replace("vllm: {", f"vllm: {{gpu-memory-utilization: {share}, ")
+    (configs / "b.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"b: vllm\.gpu-memory-utilization: must be above 0"):
+        shares(configs, "gpu_memory: 0.1", "").on("gpu", [])
+
+
+def test_references_by_any_name(configs: Path):
+    text = (
+        "models:\n  a:\n  judge: {config: b}\n"
+        "  Both: {cascade: {first: ORG/a, then: b}}\ndefault: both\nllm: B\n"
+    )
+    stack = load(write(configs, text), configs)
+    assert (stack.default, stack.llm) == ("Both", "judge")
+    assert stack.cascades == {"Both": Cascade("a", "judge")}
+
+
+def test_a_stacks_name_has_no_case(configs: Path):
+    (configs / "Two.yaml").write_text("models: {a: {}, b: {}}\n")
+    assert [model.name for model in find("tWO", configs).models] == ["a", "b"]

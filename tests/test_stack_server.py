@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from serve.errors import ConfigError, StartError
 from serve.fleet import run
 from serve.rerank import sigmoid
 from tests.fake_vllm import logit
-from tests.harness import Server, alive, wait_until
+from tests.harness import ROOT, Server, alive, wait_until
 
 
 def write_stack(folder: Path, *, top: str = "", **env: dict[str, str]) -> Path:
@@ -173,6 +175,82 @@ def test_engines_of_a_gpu_start_one_after_the_other(tmp_path: Path, device: str)
         first = [name for name, phase in phases(server).items() if phase == "ready"]
         assert first[0] == ("a" if device == "gpu" else "b")
         server.until_ready()
+
+
+def test_one_that_fails_has_ended_before_the_next_ones_turn(tmp_path: Path):
+    """On a GPU it would still hold the memory that the next one measures."""
+    path = write_stack(tmp_path, a={"FAKE_BOOT": "hang", "FAKE_STUBBORN": "1"}, b={})
+    with (tmp_path / "a.yaml").open("a") as file:
+        file.write("limits: {start_timeout_s: 1}\n")
+    path.write_text(
+        "models:\n  a: {config: ./a.yaml, gpu_memory: 0.5}\n"
+        "  b: {config: ./b.yaml, gpu_memory: 0.5}\n"
+    )
+    with Server(path, tmp_path, "--device", "gpu") as server:
+        assert phases(server)["b"] == "waiting"
+        wait_until(lambda: phases(server)["b"] != "waiting", 20, server.text)
+        assert phases(server)["a"] in ("dead", "failed")
+        wait_until(lambda: phases(server) == {"a": "failed", "b": "ready"}, 20, server.text)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"version": "1.0", "model": {"type": "NewKind"}}'])
+def test_a_tokenizer_that_cannot_be_read_is_told_and_harms_nobody(tmp_path: Path, text: str):
+    path = write_stack(tmp_path, a={})
+    (tmp_path / "weights" / "tokenizer.json").write_text(text)
+    with Server(path, tmp_path) as server:
+        server.until_ready()
+        assert ask(server).ok
+    assert "a: its tokenizer cannot be read" in server.text()
+
+
+def test_a_cascade_tells_of_the_requests_own_texts(tmp_path: Path):
+    top = "  both:\n    cascade: {first: a, then: b, keep: 2}\n"
+    path = write_stack(tmp_path, top=top, a={}, b={})
+    with (tmp_path / "b.yaml").open("a") as file:
+        file.write("limits: {text_chars: 5}\n")
+    with Server(path, tmp_path) as server:
+        server.until_ready()
+        body = {"model": "both", "query": "q", "documents": ["one", "two", "longer", "four"]}
+        answer = server.post("/v2/rerank", body)
+        assert answer.status_code == 413
+        assert answer.json()["error"]["param"] == "documents[2]"
+
+
+def test_a_cascade_whose_second_model_is_away(tmp_path: Path):
+    top = "  both:\n    cascade: {first: a, then: b, keep: 2}\n"
+    with start(tmp_path, top=top, a={}, b={"FAKE_BOOT": "die"}) as server:
+        wait_until(lambda: phases(server) == {"a": "ready", "b": "failed"}, 20, server.text)
+        body = {"model": "both", "query": "q", "documents": ["one", "two"]}
+        answer = server.post("/v2/rerank", body)
+        assert answer.status_code == 503
+        assert "The model 'b' failed" in answer.json()["message"]
+        models = {item["id"]: item for item in server.get("/v1/models").json()["data"]}
+        assert not models["both"]["ready"]
+
+
+def test_use_llm_chooses_on_every_route(tmp_path: Path):
+    with start(tmp_path, a={}, b={}, top="llm: b\n") as server:
+        server.until_ready()
+        body = {"query": "q", "documents": ["x"], "text_1": "q", "text_2": "x"}
+        for path in ("/v1/rerank", "/v2/rerank", "/score"):
+            for use_llm, name in ((False, "a"), (True, "b"), ("true", "b")):
+                answer = server.post(path, {**body, "use_llm": use_llm})
+                assert answer.json()["model"] == name, answer.text
+
+
+def test_check_says_what_a_stack_is(tmp_path: Path):
+    top = "  both:\n    cascade: {first: a, then: b, keep: 2}\nllm: b\n"
+    path = write_stack(tmp_path, top=top, a={}, b={})
+    command = [sys.executable, "-m", "serve", "check", str(path), "--device", "cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    weights = tmp_path / "weights"
+    assert done.stdout.splitlines() == [
+        f"a: {weights}, score: logit (the default)",
+        f"b: {weights}, score: logit (answers use_llm)",
+        "both: a, then b for the best 2",
+        f"{path}: good, on a CPU",
+    ]
 
 
 def test_shares_that_do_not_add_up_stop_the_start(tmp_path: Path):

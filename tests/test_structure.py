@@ -15,10 +15,12 @@ PURE = [
         "spec",
         "shelf",
         "stack",
+        "stack_yaml",
         "reader",
         "argv",
         "rerank",
-        "tokens",
+        "specials",
+        "lengths",
         "vllm_log",
         "errors",
     )

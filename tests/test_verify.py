@@ -356,8 +356,8 @@ def test_record_says_where_the_scores_are_from():
         record("http://x", "fake", questions, fetch=Fake(dtype="auto"))
     _, bad = record("", "fake", questions, fetch=Fake([math.nan, 0, 0]), dtype="float32")
     assert not bad.ok
-    _, other = record("", "other", questions, fetch=Fake())
-    assert not other.ok
+    with pytest.raises(BadReference, match="serves no 'other': name one of org/Fake"):
+        record("", "other", questions, fetch=Fake())
 
 
 @pytest.mark.parametrize(

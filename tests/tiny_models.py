@@ -4,6 +4,7 @@ They have the architecture of the real ones, so what vLLM computes for them can 
 what `transformers` computes, on any machine.
 """
 
+import io
 import json
 import random
 from collections.abc import Iterator
@@ -30,10 +31,30 @@ def random_text(source: random.Random, words: int) -> str:
     return text if source.random() < 0.8 else text.upper() + " ☃ ñandú\t" + text[:7]
 
 
+def nmt_nfkc() -> Any:
+    """The normalizer of XLM-R's tokenizer, as its makers' program writes it into a model's file."""
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+    from tokenizers import normalizers
+
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(WORDS)] * 20),
+        model_writer=written,
+        vocab_size=100,
+        hard_vocab_limit=False,
+        normalization_rule_name="nmt_nfkc",
+        minloglevel=2,
+    )
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(written.getvalue())
+    return normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
+
+
 def build_xlm_roberta(folder: Path) -> Path:
     """XLMRobertaForSequenceClassification, one label, as bge-reranker-base, only smaller."""
     import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
     from transformers import (
         PreTrainedTokenizerFast,
         XLMRobertaConfig,
@@ -42,7 +63,7 @@ def build_xlm_roberta(folder: Path) -> Path:
 
     source = random.Random(1)
     tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.normalizer = nmt_nfkc()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.train_from_iterator(
         (random_text(source, 20) for _ in range(300)),

@@ -103,6 +103,7 @@ def common(body: Body) -> dict[str, Any]:
     activation = boolean(body, "use_activation", default=True)
     return {
         "model": optional_text(body, "model"),
+        "use_llm": boolean(body, "use_llm", default=False),
         "raw": not activation,
         "request_id": optional_text(body, "request_id"),
         "options": engine_options(body),
@@ -127,6 +128,7 @@ def text(body: Body, name: str) -> str:
 
 def texts(body: Body, name: str, *, read: Callable[[object], str | None]) -> list[str]:
     """A list of texts; `read` gives an item's text, or None when the item is none."""
+    words = "a string" if read is string else 'a string or {"text": …}'
     items = body.get(name)
     if not isinstance(items, list):
         raise InvalidRequest(f"{name} must be a list; it is {_kind(items)}.", param=name)
@@ -135,7 +137,7 @@ def texts(body: Body, name: str, *, read: Callable[[object], str | None]) -> lis
         index = found.index(None)
         where = f"{name}[{index}]"
         raise InvalidRequest(
-            f"{where} must be a text; it is {_kind(items[index])}: send a string.", param=where
+            f"{where} must be a text; it is {_kind(items[index])}: send {words}.", param=where
         )
     return found  # type: ignore[return-value]  # no None is left in it
 

@@ -4,7 +4,7 @@ They ask alike, and one answer that holds what each of them reads serves them al
 the answer unless `return_documents` is false, as vLLM does it and clients of it rely on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import partial
 
 from serve.dialects.base import (
@@ -21,6 +21,7 @@ from serve.dialects.base import (
 from serve.errors import InvalidRequest
 from serve.rerank import RerankRequest, RerankResult
 
+PLACES_NAMED = 20  # in a warning
 DOCUMENTS_PER_SEARCH_UNIT = 100  # Cohere's billing unit: one query with up to so many documents
 
 
@@ -47,6 +48,7 @@ def parse(body: Body) -> RerankRequest:
 
 def render(request: RerankRequest, result: RerankResult, *, version: str) -> object:
     units = -(-len(request.passages) // DOCUMENTS_PER_SEARCH_UNIT)
+    warnings = list(_warnings(result))
     return {
         "id": result.id,
         "object": "rerank",
@@ -57,7 +59,7 @@ def render(request: RerankRequest, result: RerankResult, *, version: str) -> obj
             "api_version": {"version": version},
             "billed_units": {"search_units": units},
             "tokens": {"input_tokens": result.prompt_tokens},
-            **({"warnings": [_warning(result.cut)]} if result.cut else {}),
+            **({"warnings": warnings} if warnings else {}),
         },
     }
 
@@ -78,9 +80,13 @@ def _item(request: RerankRequest, result: RerankResult, index: int) -> dict[str,
     return item
 
 
-def _warning(cut: Sequence[int]) -> str:
-    places = ", ".join(f"documents[{index}]" for index in cut)
-    return f"longer, with the query, than the model reads, so cut: {places}"
+def _warnings(result: RerankResult) -> Iterator[str]:
+    if result.cut:
+        places = ", ".join(f"documents[{index}]" for index in result.cut[:PLACES_NAMED])
+        more = len(result.cut) - PLACES_NAMED
+        yield f"cut before they were scored: {places}" + (f" and {more} more" if more > 0 else "")
+    if result.stages:
+        yield "a cascade of two models: relevance_score compares within a stage only"
 
 
 V1 = Dialect("cohere-v1", ("/v1/rerank",), ("documents",), parse, partial(render, version="1"))

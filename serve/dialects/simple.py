@@ -1,15 +1,6 @@
 """The simple route: `{query, passages, use_llm}` → a list of scores, one for each passage."""
 
-from serve.dialects.base import (
-    Body,
-    Dialect,
-    boolean,
-    engine_options,
-    optional_text,
-    string,
-    text,
-    texts,
-)
+from serve.dialects.base import Body, Dialect, common, string, text, texts
 from serve.rerank import RerankRequest, RerankResult
 
 
@@ -17,10 +8,7 @@ def parse(body: Body) -> RerankRequest:
     return RerankRequest(
         queries=[text(body, "query")],
         passages=texts(body, "passages", read=string),
-        model=optional_text(body, "model"),
-        use_llm=boolean(body, "use_llm", default=False),
-        raw=not boolean(body, "use_activation", default=True),
-        options=engine_options(body),
+        **common(body),
     )
 
 

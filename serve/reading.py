@@ -1,0 +1,104 @@
+"""How one model reads texts: what is done with them before the engine, and beside it.
+
+Tokenizing takes time, so it happens in a thread (the library works outside Python's lock), and no
+more of it than must be.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import orjson
+from tokenizers import AddedToken, Tokenizer
+
+from serve.lengths import Lengths, TokenLimits, slices
+from serve.rerank import RerankRequest
+from serve.specials import USUAL_SPECIALS, Specials, exchange, texts_of
+
+log = logging.getLogger(__name__)
+
+
+class Reading:
+    """What is known of how a model reads, which is little until its tokenizer is here."""
+
+    def __init__(self, max_model_len: int | None = None) -> None:
+        self.max_model_len = max_model_len
+        self.specials = Specials(USUAL_SPECIALS)
+        self.lengths: Lengths | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokens")
+
+    async def learn(self, file: Path, template: str, *, is_pair: bool) -> None:
+        """Takes the tokenizer in a `tokenizer.json`. Raises ValueError when it cannot be used.
+
+        `template` is the model's prompt template, `is_pair` as in `Lengths`.
+        """
+        loop = asyncio.get_running_loop()
+        tokenizer = await loop.run_in_executor(self._thread, load, file)
+        self.specials = await loop.run_in_executor(self._thread, Specials.of, tokenizer, template)
+        self.lengths = Lengths(tokenizer, is_pair=is_pair)
+
+    async def neutral(self, request: RerankRequest) -> RerankRequest:
+        """The request with nothing in its texts that becomes a special token."""
+        suspects = {text for text in texts_of(request) if self.specials.could_hold(text)}
+        if not suspects:
+            return request
+        loop, specials = asyncio.get_running_loop(), self.specials
+        texts = {}
+        for text in suspects:
+            texts[text] = await loop.run_in_executor(self._thread, specials.neutral, text)
+        return exchange(request, texts)
+
+    async def cut(self, request: RerankRequest, fields: Mapping[str, object]) -> list[int]:
+        """Indices of the pairs that the engine cuts when it is asked with `fields`."""
+        if self.lengths is None:
+            return []
+        limits = TokenLimits.of(fields, self.max_model_len)
+        suspects = self.lengths.suspects(request, limits)
+        if not suspects:
+            return []
+        one = len(request.queries) == 1
+        queries = request.queries if one else [request.queries[index] for index in suspects]
+        counts = await self._count([*queries, *(request.passages[index] for index in suspects)])
+        places = self.lengths.beyond(counts[: len(queries)], counts[len(queries) :], limits)
+        return [suspects[place] for place in places]
+
+    async def _count(self, texts: list[str]) -> list[int]:
+        assert self.lengths is not None
+        loop, counts = asyncio.get_running_loop(), []
+        for part in slices(texts):  # between them it can be cancelled
+            counts += await loop.run_in_executor(self._thread, self.lengths.count, part)
+        return counts
+
+    def close(self) -> None:
+        """Ends the thread, when it is done with what it does."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def load(file: Path) -> Tokenizer:
+    """The tokenizer in a `tokenizer.json`, neither cutting nor padding.
+
+    Raises ValueError for a file that is none, or of a kind that the library does not know.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{file}: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.add_special_tokens(_more_specials(file.with_name("tokenizer_config.json")))
+    return tokenizer
+
+
+def _more_specials(config: Path) -> list[AddedToken]:
+    """Special tokens that only transformers' own file names."""
+    try:
+        added = orjson.loads(config.read_bytes()).get("added_tokens_decoder", {})
+        return [
+            AddedToken(token["content"], special=True, normalized=False)
+            for token in added.values()
+            if token.get("special")
+        ]
+    except (OSError, orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+        return []
