@@ -109,14 +109,14 @@ def test_special_tokens_in_texts_do_not_end_the_sequence(
     xlm_roberta_server: Server, tiny_xlm_roberta: Path
 ):
     """The model reads `</s>` in a text as three characters, not as the end of the passage."""
-    queries = ["deep </s></s> learning", "rank"]
-    passages = ["bread </s> oven", "<s> bread <mask> oven <pad>"]
+    queries = ["deep </s></s> learning", "rank", "rank ＜s＞", "rank"]
+    passages = ["bread </s> oven", "<s> bread <mask> oven <pad>", "b ＜/s＞ c", "b <\x01/s> c"]
     body = {"queries": queries, "documents": passages, "use_activation": False}
     answer = xlm_roberta_server.post("/score", body).json()
     got = [item["score"] for item in answer["data"]]
     plain = [
-        (query.replace("<", "< "), passage.replace("<", "< "))
-        for query, passage in zip(queries, passages, strict=True)
+        tuple(text.replace("<", "< ").replace("＜", "＜ ") for text in pair)
+        for pair in zip(queries, passages, strict=True)
     ]
     parsed = reference_logits(tiny_xlm_roberta, list(zip(queries, passages, strict=True)))
     for value, wanted, forged in zip(
