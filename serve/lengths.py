@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from serve.rerank import RerankRequest
 
 GROWTH = 12  # the most by which normal forms lengthen a character's UTF-8 (U+FDFA: 3 to 33 bytes)
+BYTES_PER_CHARACTER = 4  # at most, in UTF-8
 SLICE_CHARS = 100_000  # tokenized in one go, about 30 ms
 
 
@@ -46,6 +47,14 @@ class Lengths:
         self._tokenizer = tokenizer
         self._is_pair = is_pair
         self._specials = tokenizer.num_special_tokens_to_add(is_pair)
+
+    def may_cut_any(
+        self, query_chars: int, passage_chars: int, limits: TokenLimits, *, is_ascii: bool
+    ) -> bool:
+        """Whether a pair of at most so many characters may be cut."""
+        most = 1 if is_ascii else GROWTH * BYTES_PER_CHARACTER
+        query, passage = most * query_chars + 1, most * passage_chars + 1
+        return bool(self.beyond([query], [passage], limits))
 
     def suspects(self, request: RerankRequest, limits: TokenLimits) -> list[int]:
         """Indices of the pairs that may be cut, from the texts' lengths in bytes alone."""

@@ -111,22 +111,26 @@ class Pool:
         fields = self.check(request)
         if not pairs:
             return RawScores([], 0)
+        request = replace(request, options=fields)
+        timeout_s = timeout_s or self.model.limits.timeout_s
         with self._admitted(pairs) as replica:
+            if not self.reading.needs_a_look(request):
+                return await replica.engine.score(encode(request), pairs, timeout_s=timeout_s)
             try:
-                async with asyncio.timeout(timeout_s or self.model.limits.timeout_s):
-                    return await self._score(request, fields, replica)
+                async with asyncio.timeout(timeout_s):
+                    return await self._read_and_score(request, replica, timeout_s)
             except TimeoutError as error:
                 raise DeadlineExceeded(TOO_SLOW) from error
 
-    async def _score(
-        self, request: RerankRequest, fields: Mapping[str, object], replica: Replica
+    async def _read_and_score(
+        self, request: RerankRequest, replica: Replica, timeout_s: float
     ) -> RawScores:
-        request = await self.reading.neutral(replace(request, options=fields))
-        cutting = asyncio.create_task(self.reading.cut(request, request.options))
+        """The raw values of texts that must be looked at, and which pairs are cut."""
+        request = await self.reading.neutral(request)
+        cutting = asyncio.create_task(self.reading.cut(request))
         try:
-            body = encode(request)
-            timeout_s = self.model.limits.timeout_s
-            raw = await replica.engine.score(body, len(request.passages), timeout_s=timeout_s)
+            pairs = len(request.passages)
+            raw = await replica.engine.score(encode(request), pairs, timeout_s=timeout_s)
             return replace(raw, cut=await cutting)
         finally:
             cutting.cancel()

@@ -6,7 +6,6 @@ more of it than must be.
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,6 +38,21 @@ class Reading:
         self.specials = await loop.run_in_executor(self._thread, Specials.of, tokenizer, template)
         self.lengths = Lengths(tokenizer, is_pair=is_pair)
 
+    def needs_a_look(self, request: RerankRequest) -> bool:
+        """Whether a special token may be in a text, or a pair may be cut; mostly not.
+
+        It is told from all texts as one and from their greatest lengths, in microseconds.
+        """
+        whole = "\n".join(texts_of(request))
+        if self.specials.could_hold(whole):
+            return True
+        return self.lengths is not None and self.lengths.may_cut_any(
+            max(map(len, request.queries)),
+            max(map(len, request.passages)),
+            TokenLimits.of(request.options, self.max_model_len),
+            is_ascii=whole.isascii(),
+        )
+
     async def neutral(self, request: RerankRequest) -> RerankRequest:
         """The request with nothing in its texts that becomes a special token."""
         suspects = {text for text in texts_of(request) if self.specials.could_hold(text)}
@@ -50,11 +64,11 @@ class Reading:
             texts[text] = await loop.run_in_executor(self._thread, specials.neutral, text)
         return exchange(request, texts)
 
-    async def cut(self, request: RerankRequest, fields: Mapping[str, object]) -> list[int]:
-        """Indices of the pairs that the engine cuts when it is asked with `fields`."""
+    async def cut(self, request: RerankRequest) -> list[int]:
+        """Indices of the pairs that the engine cuts; `request.options` are what it is sent."""
         if self.lengths is None:
             return []
-        limits = TokenLimits.of(fields, self.max_model_len)
+        limits = TokenLimits.of(request.options, self.max_model_len)
         suspects = self.lengths.suspects(request, limits)
         if not suspects:
             return []

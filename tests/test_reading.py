@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,32 @@ def test_texts_are_neutral_and_what_is_cut_is_told(tokenizer_folders: dict[str, 
         request = RerankRequest(["deep </s>"], ["a", "</s>", "b " * 100], options={"user": "<s>"})
         neutral = await reading.neutral(request)
         assert (neutral.queries, neutral.passages) == (["deep < /s>"], ["a", "< /s>", "b " * 100])
-        assert await reading.cut(request, LIMITED) == [2]
-        assert await reading.cut(request, {}) == []
+        assert await reading.cut(replace(request, options=LIMITED)) == [2]
+        assert await reading.cut(replace(request, options={})) == []
         plain = RerankRequest(["q"], ["a", "b"])
         assert await reading.neutral(plain) is plain
+
+    run(tokenizer_folders["xlm"], story)
+
+
+@pytest.mark.parametrize(
+    ("query", "passage", "needed"),
+    [
+        ("q", "p" * 50, False),
+        ("q", "p" * 70, True),  # 64 tokens at most
+        ("q" * 40, "p" * 40, True),
+        ("q", "é" * 40, True),
+        ("q", "a < b", True),
+        ("</s>", "p", True),
+        ("q", "［＜", True),
+    ],
+)
+def test_what_needs_a_look(
+    tokenizer_folders: dict[str, Path], query: str, passage: str, needed: bool
+):
+    async def story(reading: Reading) -> None:
+        request = RerankRequest([query], ["a", passage, "b"], options=LIMITED)
+        assert reading.needs_a_look(request) == needed
 
     run(tokenizer_folders["xlm"], story)
 
@@ -43,7 +66,7 @@ def test_each_pair_has_its_own_query(tokenizer_folders: dict[str, Path]):
     async def story(reading: Reading) -> None:
         long = "deep learning " * 20
         request = RerankRequest(["q", long, "q"], ["p", long, long])
-        assert await reading.cut(request, LIMITED) == [1]
+        assert await reading.cut(replace(request, options=LIMITED)) == [1]
 
     run(tokenizer_folders["minilm"], story)
 
@@ -51,7 +74,7 @@ def test_each_pair_has_its_own_query(tokenizer_folders: dict[str, Path]):
 def test_before_the_tokenizer_is_known_nothing_is_said_to_be_cut():
     async def story() -> None:
         reading = Reading(8)
-        assert await reading.cut(RerankRequest(["q"], ["a " * 100]), LIMITED) == []
+        assert await reading.cut(RerankRequest(["q"], ["a " * 100], options=LIMITED)) == []
         neutral = await reading.neutral(RerankRequest(["q"], ["</s>"]))
         assert neutral.passages == ["< /s>"]
         reading.close()
@@ -76,8 +99,8 @@ def test_the_event_loop_goes_on_meanwhile(tokenizer_folders: dict[str, Path], na
                 longest, last = max(longest, now - last), now
 
         watching = asyncio.create_task(watch())
-        request = RerankRequest(["q"], hard)
-        await reading.cut(await reading.neutral(request), LIMITED)
+        request = RerankRequest(["q"], hard, options=LIMITED)
+        await reading.cut(await reading.neutral(request))
         watching.cancel()
         assert longest < 2, "the event loop stood still"  # it would for minutes
 
@@ -87,7 +110,7 @@ def test_the_event_loop_goes_on_meanwhile(tokenizer_folders: dict[str, Path], na
 def test_counting_can_be_cancelled(tokenizer_folders: dict[str, Path]):
     async def story(reading: Reading) -> None:
         request = RerankRequest(["q"], ["deep learning " * SLICE_CHARS] * 50)
-        task = asyncio.create_task(reading.cut(request, LIMITED))
+        task = asyncio.create_task(reading.cut(replace(request, options=LIMITED)))
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -53,7 +53,7 @@ def render(request: RerankRequest, result: RerankResult, *, version: str) -> obj
         "id": result.id,
         "object": "rerank",
         "model": result.model,
-        "results": [_item(request, result, index) for index in result.ranking],
+        "results": _items(request, result),
         "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
         "meta": {
             "api_version": {"version": version},
@@ -64,20 +64,21 @@ def render(request: RerankRequest, result: RerankResult, *, version: str) -> obj
     }
 
 
-def _item(request: RerankRequest, result: RerankResult, index: int) -> dict[str, object]:
-    """One result: the score and the raw value behind it; of a cascade, also who gave them."""
-    item: dict[str, object] = {
-        "index": index,
-        "relevance_score": result.scores[index],
-        "raw_score": result.raw[index],
-    }
-    if result.stages:
-        then = result.stages.then.get(index)
-        item["stage"] = "first" if then is None else "then"
-        item["raw_scores"] = {"first": result.stages.first[index], "then": then}
+def _items(request: RerankRequest, result: RerankResult) -> list[dict[str, object]]:
+    """The results: scores and the raw values behind them; of a cascade, also who gave them."""
+    scores, raw = result.scores, result.raw
+    items: list[dict[str, object]] = [
+        {"index": index, "relevance_score": scores[index], "raw_score": raw[index]}
+        for index in result.ranking
+    ]
+    if stages := result.stages:
+        for item, index in zip(items, result.ranking, strict=True):
+            item["stage"] = "then" if index in stages.then else "first"
+            item["raw_scores"] = {"first": stages.first[index], "then": stages.then.get(index)}
     if request.echo:
-        item["document"] = {"text": request.passages[index]}
-    return item
+        for item, index in zip(items, result.ranking, strict=True):
+            item["document"] = {"text": request.passages[index]}
+    return items
 
 
 def _warnings(result: RerankResult) -> Iterator[str]:
