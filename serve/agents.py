@@ -163,6 +163,7 @@ class Agents:
                 log.exception("what answers %s ended", agent.PATH)
             else:
                 started.set_exception(error)
+                started.exception()  # retrieved, should nobody be left who waits for it
         finally:
             self._manager = None  # the next message starts it anew
 

@@ -13,6 +13,7 @@ from serve.spec import LLM_LIMITS, Model
 
 HEALTH_TIMEOUT_S = 10.0
 RETRY_AFTER_S = 5
+SEE_LOG = "The engine's own log says more; the server's names it."
 TOO_SLOW = (
     "The engine did not answer in time: send fewer or shorter passages, or raise"
     " `limits: {timeout_s: …}`."
@@ -44,7 +45,7 @@ def options(request: RerankRequest, model: Model, max_model_len: int | None) -> 
     """
     fields = {**model.request, **request.options}
     for name in LLM_LIMITS:
-        most = model.request.get(name, (max_model_len or 0) - 1)
+        most = model.request.get(name) if model.llm else (max_model_len or 0) - 1
         value = fields.get(name)
         if not isinstance(value, int) or not isinstance(most, int) or most <= 0:
             continue
@@ -66,7 +67,7 @@ def decode(body: bytes, pairs: int) -> RawScores:
         values = [item["score"] for item in answer["data"]]
         tokens = int(answer["usage"]["prompt_tokens"])
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise EngineFault("The engine's answer is not a list of scores.") from error
+        raise EngineFault(f"The engine's answer is not a list of scores. {SEE_LOG}") from error
     return RawScores(check_raw(values, pairs), tokens)
 
 
@@ -78,8 +79,10 @@ def error_of(status: int, body: bytes) -> RequestError:
     if 400 <= status < 500:
         return InvalidRequest(f"The engine refused the request: {message}")
     if status == 503:
-        return Unavailable("The engine is too busy or stopping.", retry_after=RETRY_AFTER_S)
-    return EngineFault(f"The engine failed with status {status}: {message}")
+        return Unavailable(
+            "The engine is too busy or stopping: try again.", retry_after=RETRY_AFTER_S
+        )
+    return EngineFault(f"The engine failed with status {status}: {message}. {SEE_LOG}")
 
 
 def _message_of(body: bytes) -> str:
@@ -99,9 +102,11 @@ def mapped_errors() -> Iterator[None]:
     except TimeoutError as error:  # an OSError too, so it comes first
         raise DeadlineExceeded(TOO_SLOW) from error
     except OSError as error:
-        raise Unavailable("The engine is not reachable.", retry_after=RETRY_AFTER_S) from error
+        raise Unavailable(
+            "The engine is not reachable: try again.", retry_after=RETRY_AFTER_S
+        ) from error
     except httptools.HttpParserError as error:
-        raise EngineFault("The engine's answer is not HTTP.") from error
+        raise EngineFault(f"The engine's answer is not HTTP. {SEE_LOG}") from error
 
 
 class Engine:

@@ -9,7 +9,7 @@ ServeError
     ├── Forbidden           403  a web page of another origin
     ├── NotFound            404  no such route or model
     ├── MethodNotAllowed    405
-    ├── TooLarge            413  beyond a limit counted in bytes
+    ├── TooLarge            413  beyond a size of `limits:`
     ├── Overloaded          429  beyond what is worth queueing; try again
     ├── InternalError       500  a fault of this program
     ├── EngineFault         502  the engine answered, but not with scores

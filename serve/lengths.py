@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tokenizers import Tokenizer
 
 from serve.rerank import RerankRequest
 
-GROWTH = 12  # the most by which normal forms lengthen a character's UTF-8 (U+FDFA: 3 to 33 bytes)
-BYTES_PER_CHARACTER = 4  # at most, in UTF-8
+GROWTH = 33  # the most bytes of a character's normal form in UTF-8 (U+FDFA has them)
 SLICE_CHARS = 100_000  # tokenized in one go, about 30 ms
 
 
@@ -44,7 +44,10 @@ class Lengths:
     model, each by itself)."""
 
     def __init__(self, tokenizer: Tokenizer, *, is_pair: bool) -> None:
+        """Raises ValueError for a tokenizer that cannot count."""
         self._tokenizer = tokenizer
+        # Most give a character one token; those that prefix each piece of a word give it two.
+        self._most_each = 1 if self.count(["1.a." * 16])[0] <= 4 * 16 + 1 else 2
         self._is_pair = is_pair
         self._specials = tokenizer.num_special_tokens_to_add(is_pair)
 
@@ -52,23 +55,31 @@ class Lengths:
         self, query_chars: int, passage_chars: int, limits: TokenLimits, *, is_ascii: bool
     ) -> bool:
         """Whether a pair of at most so many characters may be cut."""
-        most = 1 if is_ascii else GROWTH * BYTES_PER_CHARACTER
-        query, passage = most * query_chars + 1, most * passage_chars + 1
+        query, passage = self._bound(query_chars, is_ascii), self._bound(passage_chars, is_ascii)
         return bool(self.beyond([query], [passage], limits))
 
     def suspects(self, request: RerankRequest, limits: TokenLimits) -> list[int]:
-        """Indices of the pairs that may be cut, from the texts' lengths in bytes alone."""
-        queries = [_most_tokens(query) for query in request.queries]
-        return self.beyond(queries, [_most_tokens(text) for text in request.passages], limits)
+        """Indices of the pairs that may be cut, from the texts' lengths alone."""
+        queries, passages = (
+            [self._bound(len(text), text.isascii()) for text in texts]
+            for texts in (request.queries, request.passages)
+        )
+        return self.beyond(queries, passages, limits)
+
+    def _bound(self, chars: int, is_ascii: bool) -> int:
+        """The most tokens that so many characters can give: one (or two) for each byte of their
+        normal form, and one before them."""
+        return self._most_each * chars * (1 if is_ascii else GROWTH) + 1
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without special ones. It takes the time of tokenizing them, outside
-        Python's lock."""
-        # One text at a time: a batch would take every core, which are the engine's.
-        batches = (
-            self._tokenizer.encode_batch_fast([text], add_special_tokens=False) for text in texts
-        )
-        return [len(batch[0]) for batch in batches]
+        Python's lock. Raises ValueError when the tokenizer cannot."""
+        encode = partial(self._tokenizer.encode_batch_fast, add_special_tokens=False)
+        try:
+            # One text at a time: a batch would take every core, which are the engine's.
+            return [len(encode([text])[0]) for text in texts]
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"the tokenizer failed: {error}") from error
 
     def beyond(
         self, queries: Sequence[int], passages: Sequence[int], limits: TokenLimits
@@ -95,8 +106,3 @@ def slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
         if chars >= SLICE_CHARS or end == len(texts):
             yield texts[begin:end]
             begin, chars = end, 0
-
-
-def _most_tokens(text: str) -> int:
-    """A bound on a text's tokens: one for each byte of its normal form, and one before it."""
-    return len(text) + 1 if text.isascii() else GROWTH * len(text.encode()) + 1

@@ -134,6 +134,7 @@ class Pool:
             return replace(raw, cut=await cutting)
         finally:
             cutting.cancel()
+            await asyncio.wait({cutting})
 
     def check(self, request: RerankRequest) -> Mapping[str, object]:
         """vLLM's fields for a request that this model can take now. Raises RequestError."""

@@ -6,6 +6,7 @@ more of it than must be.
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,10 +14,16 @@ import orjson
 from tokenizers import AddedToken, Tokenizer
 
 from serve.lengths import Lengths, TokenLimits, slices
-from serve.rerank import RerankRequest
-from serve.specials import USUAL_SPECIALS, Specials, exchange, texts_of
+from serve.rerank import RerankRequest, texts_of, with_texts
+from serve.specials import USUAL_SPECIALS, Specials
 
 log = logging.getLogger(__name__)
+
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+_SPECIAL_NAMES = (
+    "bos_token eos_token unk_token sep_token pad_token cls_token mask_token"
+    " additional_special_tokens extra_special_tokens"
+).split()
 
 
 class Reading:
@@ -34,9 +41,8 @@ class Reading:
         `template` is the model's prompt template, `is_pair` as in `Lengths`.
         """
         loop = asyncio.get_running_loop()
-        tokenizer = await loop.run_in_executor(self._thread, load, file)
-        self.specials = await loop.run_in_executor(self._thread, Specials.of, tokenizer, template)
-        self.lengths = Lengths(tokenizer, is_pair=is_pair)
+        found = await loop.run_in_executor(self._thread, _learn, file, template, is_pair)
+        self.specials, self.lengths = found
 
     def needs_a_look(self, request: RerankRequest) -> bool:
         """Whether a special token may be in a text, or a pair may be cut; mostly not.
@@ -62,7 +68,7 @@ class Reading:
         texts = {}
         for text in suspects:
             texts[text] = await loop.run_in_executor(self._thread, specials.neutral, text)
-        return exchange(request, texts)
+        return with_texts(request, texts)
 
     async def cut(self, request: RerankRequest) -> list[int]:
         """Indices of the pairs that the engine cuts; `request.options` are what it is sent."""
@@ -74,7 +80,11 @@ class Reading:
             return []
         one = len(request.queries) == 1
         queries = request.queries if one else [request.queries[index] for index in suspects]
-        counts = await self._count([*queries, *(request.passages[index] for index in suspects)])
+        try:
+            counts = await self._count([*queries, *(request.passages[index] for index in suspects)])
+        except ValueError as error:
+            log.warning("nobody is told which passages are cut: %s", error)
+            return []
         places = self.lengths.beyond(counts[: len(queries)], counts[len(queries) :], limits)
         return [suspects[place] for place in places]
 
@@ -101,18 +111,39 @@ def load(file: Path) -> Tokenizer:
         raise ValueError(f"{file}: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.add_special_tokens(_more_specials(file.with_name("tokenizer_config.json")))
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    more = list(_more_tokens(file.with_name("tokenizer_config.json"), known))
+    tokenizer.add_special_tokens([token for token in more if token.special])
+    tokenizer.add_tokens([token for token in more if not token.special])
     return tokenizer
 
 
-def _more_specials(config: Path) -> list[AddedToken]:
-    """Special tokens that only transformers' own file names."""
+def _more_tokens(config: Path, known: set[str]) -> Iterator[AddedToken]:
+    """Tokens that only transformers' own file names, beside those that are `known`."""
     try:
-        added = orjson.loads(config.read_bytes()).get("added_tokens_decoder", {})
-        return [
-            AddedToken(token["content"], special=True, normalized=False)
-            for token in added.values()
-            if token.get("special")
-        ]
+        named = orjson.loads(config.read_bytes())
+        for token in named.get("added_tokens_decoder", {}).values():
+            if token["content"] not in known:
+                flags = {flag: token[flag] for flag in _FLAGS if flag in token}
+                yield AddedToken(token["content"], **flags)
+        for name in _SPECIAL_NAMES:
+            for token in _listed(named.get(name)):
+                content = token["content"] if isinstance(token, dict) else token
+                if isinstance(content, str) and content not in known:
+                    yield AddedToken(content, special=True, normalized=False)
     except (OSError, orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
-        return []
+        return
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _learn(file: Path, template: str, is_pair: bool) -> tuple[Specials, Lengths]:
+    tokenizer = load(file)
+    try:
+        return Specials.of(tokenizer, template), Lengths(tokenizer, is_pair=is_pair)
+    except ValueError:
+        raise
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{file}: {error}") from error

@@ -14,7 +14,7 @@ of the request. Scores never depend on the other passages of a request (no min-m
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -91,6 +91,10 @@ class Stages:
     first: Sequence[float]
     then: Mapping[int, float]
 
+    def of(self, index: int) -> Literal["first", "then"]:
+        """Which stage gave a passage its score."""
+        return "then" if index in self.then else "first"
+
 
 @dataclass(frozen=True, slots=True)
 class RerankResult:
@@ -123,7 +127,10 @@ def sigmoid(logit: float) -> float:
 def cosine_to_unit(cosine: float) -> float:
     """(1 + cosine) / 2. Raises EngineFault for what is no cosine: the model's `score:` is wrong."""
     if abs(cosine) > 1 + COSINE_ROUNDING:
-        raise EngineFault(f"The engine answered {cosine}, which is no cosine (-1..1).")
+        raise EngineFault(
+            f"The engine answered {cosine}, which is no cosine (-1..1): the model's YAML should"
+            " say `score: logit`."
+        )
     return min(1.0, max(0.0, (1.0 + cosine) / 2.0))
 
 
@@ -134,7 +141,7 @@ def check_raw(values: Sequence[object], pairs: int) -> list[float]:
     score never becomes one.
     """
     if len(values) != pairs:
-        raise EngineFault(f"The engine answered {len(values)} scores for {pairs} pairs.")
+        raise EngineFault(f"The engine answered {len(values)} scores for {pairs} pairs: try again.")
     floats = []
     for index, value in enumerate(values):
         if (
@@ -142,7 +149,10 @@ def check_raw(values: Sequence[object], pairs: int) -> list[float]:
             or isinstance(value, bool)
             or not math.isfinite(value)
         ):
-            raise EngineFault(f"The engine answered {value!r} for pair {index}: no score.")
+            raise EngineFault(
+                f"The engine answered {value!r} for pair {index}, which is no score: choose a dtype"
+                " of a wider range (bfloat16) if it stays so."
+            )
         floats.append(float(value))
     return floats
 
@@ -193,3 +203,43 @@ def join_stages(
         cut=sorted({*first.cut, *(kept[place] for place in then.cut)}),
         stages=Stages(first.raw, {index: raw[index] for index in kept}),
     )
+
+
+# The options that hold text which comes to the model, through its prompt's template.
+TEXT_OPTIONS = ("instruction", "chat_template_kwargs")
+
+
+def texts_of(request: RerankRequest) -> Iterator[str]:
+    """Every text of a request that comes to the model: queries, passages, instruction."""
+    yield from request.queries
+    yield from request.passages
+    for name in TEXT_OPTIONS:
+        yield from _strings(request.options.get(name))
+
+
+def _strings(value: object) -> Iterator[str]:
+    """Every string in a JSON value, but for the names of fields."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(item)
+
+
+def with_texts(request: RerankRequest, texts: Mapping[str, str]) -> RerankRequest:
+    """The request with `texts[text]` in place of each text that is a key of `texts`."""
+    changed = {n: _with(v, texts) for n, v in request.options.items() if n in TEXT_OPTIONS}
+    return replace(
+        request,
+        queries=[texts.get(text, text) for text in request.queries],
+        passages=[texts.get(text, text) for text in request.passages],
+        options={**request.options, **changed},
+    )
+
+
+def _with(value: object, texts: Mapping[str, str]) -> object:
+    if isinstance(value, str):
+        return texts.get(value, value)
+    if isinstance(value, Mapping):
+        return {key: _with(item, texts) for key, item in value.items()}
+    return [_with(item, texts) for item in value] if isinstance(value, list) else value

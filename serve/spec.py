@@ -11,8 +11,8 @@ from typing import Literal
 
 import yaml
 
-from serve.dialects.base import ENGINE_FIELDS
-from serve.errors import ConfigError
+from serve.dialects.base import ENGINE_FIELDS, engine_options
+from serve.errors import ConfigError, InvalidRequest
 from serve.reader import Reader, compose, nearest
 from serve.rerank import Score
 
@@ -49,7 +49,8 @@ class Device:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the model needs, for the checks before a start and for renting a machine."""
+    """What the model needs. On a CPU `memory_gib` is checked before a start; the rest is for
+    whoever chooses a machine."""
 
     memory_gib: float = field(default=0.0, metadata={"min": 0})  # on a CPU; 0: not checked
     gpu_memory_gib: float = field(default=0.0, metadata={"min": 0})
@@ -166,11 +167,17 @@ def _request(model: Model, is_given: bool) -> Mapping[str, object]:
 
 def _check_request(model: Model, reader: Reader, node: yaml.Node) -> None:
     """Raises ConfigError for a field that vLLM has not, or that would cut an instruction."""
-    for key in model.request:
+    for key, value in model.request.items():
         if key not in ENGINE_FIELDS:
             words = f"unknown key 'request.{key}'{nearest(key, ENGINE_FIELDS)}"
             where = reader.at(reader.entries(node)[key])
             raise ConfigError(f"{words}; known: {', '.join(ENGINE_FIELDS)}", where)
+        if value is None:
+            raise ConfigError(f"request.{key}: is null: leave it out", reader.at(node))
+    try:
+        engine_options(model.request)
+    except InvalidRequest as error:
+        raise ConfigError(f"request: {error}", reader.at(node)) from error
     if not model.llm:
         return
     if "truncate_prompt_tokens" in model.request:

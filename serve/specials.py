@@ -6,18 +6,17 @@ its first character: the words stay readable and the prompt keeps the structure 
 
 What counts is what the tokenizer sees, and its normalizer may make a special token of other
 characters (full-width ＜/s＞, control characters that it deletes). So the tokenizer itself is asked
-wherever that can be; texts that hold no character which could begin a special token, nearly all,
-are let through at once.
+about every text with a character that could begin a special token; nearly all texts have none.
+Special tokens of white space alone are left: they are no structure.
 """
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+import orjson
 from tokenizers import Tokenizer
-
-from serve.rerank import RerankRequest
 
 # Where a model has no tokenizer.json to read: what the special tokens of most models look like.
 USUAL_SPECIALS = (
@@ -25,8 +24,6 @@ USUAL_SPECIALS = (
     " <|endoftext|> <|begin_of_text|> <|end_of_text|> <|eot_id|> <start_of_turn> <end_of_turn>"
 ).split()
 ROUNDS = 8  # of breaking up what breaking up has left; none is known to need more than two
-ASCII = "".join(map(chr, range(0x20, 0x7F)))
-_PRINTABLE = re.compile(r"[\t\n\r -~]*")
 _RARE = ("\U000f1234", "\U00012000")  # in no vocabulary: a private character, cuneiform
 _BLOCK = 1024  # characters whose normal forms are looked at in one go, about 1 ms
 
@@ -38,20 +35,13 @@ class Specials:
     """
 
     def __init__(self, tokens: Iterable[str], tokenizer: Tokenizer | None = None) -> None:
-        self._tokens = sorted(set(tokens), key=len, reverse=True)  # the longest match first
+        tokens = sorted(set(tokens), key=len, reverse=True)  # the longest match first
+        self._literal = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
         self._tokenizer = tokenizer
-        self._ids = {tokenizer.token_to_id(token) for token in self._tokens} if tokenizer else set()
-        folds = _normal(tokenizer, "A") == "a"
-        self._literal = re.compile(
-            "|".join(map(re.escape, self._tokens)) or r"(?!)", re.IGNORECASE if folds else 0
-        )
-        self._is_tame = self._keeps_ascii()
-        # What a special token can begin with, in a text as it comes.
-        contents = [*self._tokens, *(_normal(tokenizer, token) for token in self._tokens)]
-        firsts = {content[0] for content in contents if content}
-        starts = firsts | {case for first in firsts for case in (first.lower(), first.upper())}
-        self._ascii_starts = {start for start in starts if start.isascii()}
-        starts |= _becoming(firsts, tokenizer)
+        self._ids = {tokenizer.token_to_id(token) for token in tokens} if tokenizer else set()
+        starts = _starts(tokens, tokenizer)
+        self._ascii_starts = [start for start in starts or () if start.isascii()]
+        self._is_any_start = starts is None
         self._starts = re.compile(f"[{re.escape(''.join(sorted(starts)))}]" if starts else "(?!)")
 
     @classmethod
@@ -72,15 +62,11 @@ class Specials:
             tokenizer,
         )
 
-    def _keeps_ascii(self) -> bool:
-        """Whether the normalizer leaves ASCII as it is, but for case and the look of a space, so
-        that a special token in an ASCII text can be seen without asking."""
-        normal = _normal(self._tokenizer, f"a{ASCII}  b").replace("▁", " ").lower()
-        return normal.strip() == f"a{ASCII}  b".lower()
-
     def could_hold(self, text: str) -> bool:
         """Whether the text has a character that can begin a special token. It takes no time."""
-        if text.isascii() and self._is_tame:
+        if self._is_any_start:
+            return True
+        if text.isascii():
             return any(start in text for start in self._ascii_starts)
         return self._starts.search(text) is not None
 
@@ -91,76 +77,56 @@ class Specials:
         """
         if not self.could_hold(text):
             return text
-        for _ in range(ROUNDS):
-            if not self._literal.search(text):
-                break
-            text = self._literal.sub(lambda match: _split(match[0]), text)
-        if self._tokenizer is None or (self._is_tame and _PRINTABLE.fullmatch(text)):
-            return text
-        return self._until_none_is_seen(text, self._tokenizer)
-
-    def _until_none_is_seen(self, text: str, tokenizer: Tokenizer) -> str:
         for turn in range(ROUNDS):
-            encoding = tokenizer.encode_batch([text], add_special_tokens=False)[0]
-            spans = [
-                span
-                for id, span in zip(encoding.ids, encoding.offsets, strict=True)
-                if id in self._ids
-            ]
+            spans = self._spans(text)
             if not spans:
-                return text
+                break
             for begin, end in reversed(spans):
-                token = text[begin:end].lstrip()  # some tokens take the space before them
-                begin = end - len(token)
-                broken = _split(token) if turn < ROUNDS / 2 else " "  # a space that is not heeded
+                token = text[begin:end]
+                broken = _split(token) if turn < ROUNDS / 2 else _blanked(token)
                 text = text[:begin] + broken + text[end:]
-        return self._starts.sub(" ", text)
+        return text
 
+    def _spans(self, text: str) -> list[tuple[int, int]]:
+        """Where in the text special tokens are seen."""
+        if self._tokenizer is not None:
+            try:
+                encoding = self._tokenizer.encode_batch([text], add_special_tokens=False)[0]
+            except Exception:  # the library raises nothing narrower, for a vocabulary with holes
+                return self._literally(text)
+            pairs = zip(encoding.ids, encoding.offsets, strict=True)
+            return [span for id, span in pairs if id in self._ids]
+        return self._literally(text)
 
-def texts_of(request: RerankRequest) -> Iterable[str]:
-    """Every text of a request that comes to the model: queries, passages, instruction."""
-    yield from request.queries
-    yield from request.passages
-    yield from _strings(request.options)
-
-
-def _strings(value: object) -> Iterable[str]:
-    """Every string in a JSON value, but for the names of fields."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
-
-
-def exchange(request: RerankRequest, texts: Mapping[str, str]) -> RerankRequest:
-    """The request with the texts that are keys of `texts` exchanged for its values."""
-    return replace(
-        request,
-        queries=[texts.get(text, text) for text in request.queries],
-        passages=[texts.get(text, text) for text in request.passages],
-        options={name: _exchanged(value, texts) for name, value in request.options.items()},
-    )
-
-
-def _exchanged(value: object, texts: Mapping[str, str]) -> object:
-    if isinstance(value, str):
-        return texts.get(value, value)
-    if isinstance(value, Mapping):
-        return {key: _exchanged(item, texts) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_exchanged(item, texts) for item in value]
-    return value
+    def _literally(self, text: str) -> list[tuple[int, int]]:
+        return [match.span() for match in self._literal.finditer(text)]
 
 
 def _split(token: str) -> str:
-    """A space after the first character, or in its place where that is no parting."""
-    if len(token) < 2 or token[1].isspace():
-        return " " + token[1:]
-    return f"{token[0]} {token[1:]}"
+    """A space after the first visible character, or in its place where that is no parting."""
+    lead = len(token) - len(token.lstrip())  # some tokens take the space before them
+    head, tail = token[: lead + 1], token[lead + 1 :]
+    return f"{head} {tail}" if tail and not tail[0].isspace() else f"{head[:-1]} {tail}"
+
+
+def _blanked(token: str) -> str:
+    """Spaces alone: the last resort where a space within is not heeded."""
+    return " " * len(token)
+
+
+# -- what a special token can begin with ---------------------------------------------------------
+
+
+def _starts(tokens: Iterable[str], tokenizer: Tokenizer | None) -> set[str] | None:
+    """The characters that can begin one in a text as it comes; None: any character can."""
+    forms = {form for token in tokens for form in (token, _normal(tokenizer, token))}
+    forms |= {form.replace("▁", " ").lstrip() for form in forms}
+    firsts = {form[0] for form in forms if form}
+    firsts |= {unicodedata.normalize("NFKD", first)[0] for first in firsts}
+    if any(set(content) & firsts for content in _replacements(tokenizer)):
+        return None  # of several characters, such as `&lt;`
+    cases = {case for first in firsts for case in (first.lower()[:1], first.upper()[:1])}
+    return firsts | cases | _becoming(firsts | cases, tokenizer)
 
 
 def _normal(tokenizer: Tokenizer | None, text: str) -> str:
@@ -169,17 +135,29 @@ def _normal(tokenizer: Tokenizer | None, text: str) -> str:
     return str(normalizer.normalize_str(text)) if normalizer else text
 
 
+def _replacements(tokenizer: Tokenizer | None) -> Iterator[str]:
+    """What the normalizer writes in place of more than one character."""
+    if tokenizer is None or tokenizer.normalizer is None:
+        return
+    todo: list[Mapping[str, Any]] = [orjson.loads(tokenizer.normalizer.__getstate__())]
+    while todo:
+        step = todo.pop()
+        todo += step.get("normalizers", [])
+        if step.get("type") == "Replace" and len(step["pattern"].get("String", "  ")) > 1:
+            yield step["content"]
+
+
 def _becoming(firsts: set[str], tokenizer: Tokenizer | None) -> set[str]:
     """The characters of all Unicode whose normal form holds one of `firsts`."""
     if tokenizer is None or tokenizer.normalizer is None:
         return set()
     found = set()
-    for block in range(0x80, 0x110000, _BLOCK):
+    for block in range(0, 0x110000, _BLOCK):
         characters = [
             character
             for character in map(chr, range(block, min(block + _BLOCK, 0x110000)))
             if unicodedata.category(character) not in ("Cn", "Co", "Cs")
         ]
-        if firsts & set(_normal(tokenizer, " ".join(characters))):
+        if firsts & set(_normal(tokenizer, "\0".join(characters))):
             found |= {c for c in characters if firsts & set(_normal(tokenizer, c))}
     return found

@@ -69,8 +69,8 @@ class Stack:
             object, dict[str, float]
         ] = {}  # the models of each GPU, as they are sent there
         for model in shared:
-            gpu = model.env.get("CUDA_VISIBLE_DEVICES")
-            on_one.setdefault(gpu, {})[model.name] = _gpu_memory(model)
+            for gpu in str(model.env.get("CUDA_VISIBLE_DEVICES", "0")).split(","):
+                on_one.setdefault(gpu.strip(), {})[model.name] = _gpu_memory(model)
         for parts in on_one.values():
             check_gpu_memory(parts)
         return shared

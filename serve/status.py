@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from serve.catalog import CascadePool, Catalog
+from serve.cascade import CascadePool
+from serve.catalog import Catalog
 from serve.pool import Pool, Replica
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -49,8 +50,9 @@ def tokenizer_file(model: Model, folder: str, environment: Mapping[str, str]) ->
     """
     name = str(model.vllm.get("tokenizer", folder))
     if not Path(name).is_dir():
-        cache = Path(str(model.vllm.get("download-dir", _hub_cache(environment))))
-        cached = cache / f"models--{name.replace('/', '--')}"
+        caches = [Path(str(model.vllm.get("download-dir", "."))), _hub_cache(environment)]
+        inside = f"models--{name.replace('/', '--')}"
+        cached = next((c / inside for c in caches if (c / inside).is_dir()), caches[1] / inside)
         revision = str(model.vllm.get("tokenizer-revision", model.revision or "main"))
         with suppress(OSError):  # a commit is its own name
             revision = (cached / "refs" / revision).read_text().strip()
@@ -66,10 +68,9 @@ def template(model: Model) -> str:
 
 
 def _hub_cache(environment: Mapping[str, str]) -> Path:
-    if "HF_HUB_CACHE" in environment:
-        return Path(environment["HF_HUB_CACHE"])
-    cache = environment.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(environment.get("HF_HOME", f"{cache}/huggingface")).expanduser() / "hub"
+    home = environment.get("XDG_CACHE_HOME", "~/.cache") + "/huggingface"
+    cache = environment.get("HF_HUB_CACHE", environment.get("HF_HOME", home) + "/hub")
+    return Path(os.path.expandvars(cache)).expanduser()
 
 
 def _in_package(reference: str) -> Path:

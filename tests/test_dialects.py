@@ -303,7 +303,9 @@ FIELDS = (
     "query queries documents items passages text_1 text_2 data_1 data_2 model top_n top_k use_llm"
     " return_documents use_activation truncate_prompt_tokens max_tokens_per_doc request_id priority"
 ).split()
-bodies = st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=6)
+GOOD = {"query": "q", "documents": ["a"], "passages": ["a"], "text_1": "q", "text_2": ["a", "b"]}
+fields = st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=6)
+bodies = fields | fields.map(lambda given: {**GOOD, **given})  # so that many can be used
 
 
 @pytest.mark.parametrize("dialect", dialects.DIALECTS, ids=lambda dialect: dialect.name)
@@ -318,7 +320,8 @@ def test_any_body_parses_and_renders_or_is_refused(dialect: Dialect, body: dict[
         return
     count = len(request.passages)
     assert len(request.queries) in (1, count)
-    result = RerankResult("i", "m", 0, [0.5] * count, list(range(count))[: request.top_n], 0)
+    ranking = list(range(count))[: request.top_n]
+    result = replace(RESULT, scores=[0.5] * count, raw=[0.0] * count, ranking=ranking)
     orjson.dumps(dialect.render(request, result))
 
 

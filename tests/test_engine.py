@@ -44,6 +44,11 @@ def sent(model: Model, **options: object) -> dict[str, object]:
     [
         (ENCODER, {}, {"truncate_prompt_tokens": -1}),
         (ENCODER, {"truncate_prompt_tokens": 9}, {"truncate_prompt_tokens": 9}),
+        (
+            replace(ENCODER, request={"max_tokens_per_doc": 100}),
+            {"max_tokens_per_doc": 200},
+            {"max_tokens_per_doc": 200},
+        ),
         (ENCODER, {"user": "u"}, {"truncate_prompt_tokens": -1, "user": "u"}),
         (
             ENCODER,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from serve import reading
 from serve.lengths import SLICE_CHARS, Lengths, TokenLimits, slices
@@ -67,7 +67,7 @@ def test_cut(
 
 def test_short_texts_are_not_counted(tokenizer_folders: dict[str, Path]):
     lengths = Lengths(load(tokenizer_folders["xlm"]), is_pair=True)
-    request = RerankRequest(["q" * 20], ["p" * 20, "é" * 2, "ﷺ" * 20, "p" * 70])
+    request = RerankRequest(["q" * 20], ["p" * 20, "é", "ﷺ" * 20, "p" * 70])
     assert lengths.suspects(request, TokenLimits(whole=90)) == [2, 3]
 
 
@@ -87,3 +87,14 @@ def test_slices(texts: list[str]):
     parts = list(slices(texts))
     assert [text for part in parts for text in part] == texts
     assert all(sum(map(len, part[:-1])) < SLICE_CHARS for part in parts)
+
+
+def test_a_tokenizer_that_gives_a_character_two_tokens():
+    tokenizer = Tokenizer(models.BPE({".": 0, "▁": 1, "a": 2}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
+    lengths = Lengths(tokenizer, is_pair=False)
+    request = RerankRequest([""], ["....."])
+    assert lengths.count(request.passages) == [10]
+    assert lengths.suspects(request, TokenLimits(passage=9)) == [0]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken, Tokenizer, models, normalizers
 
 from serve.lengths import SLICE_CHARS
 from serve.reading import Reading
@@ -29,7 +30,7 @@ def run(folder: Path, story: Callable[[Reading], Awaitable[None]]) -> None:
 
 def test_texts_are_neutral_and_what_is_cut_is_told(tokenizer_folders: dict[str, Path]):
     async def story(reading: Reading) -> None:
-        request = RerankRequest(["deep </s>"], ["a", "</s>", "b " * 100], options={"user": "<s>"})
+        request = RerankRequest(["deep </s>"], ["a", "</s>", "b " * 100])
         neutral = await reading.neutral(request)
         assert (neutral.queries, neutral.passages) == (["deep < /s>"], ["a", "< /s>", "b " * 100])
         assert await reading.cut(replace(request, options=LIMITED)) == [2]
@@ -124,6 +125,30 @@ def test_a_tokenizer_that_cannot_be_read(tmp_path: Path, text: str):
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(ValueError, match=r"tokenizer\.json"):
         run(tmp_path, lambda reading: asyncio.sleep(0))
+
+
+def test_a_tokenizer_with_a_hole_in_its_vocabulary(tmp_path: Path):
+    Tokenizer(models.WordLevel({"a": 0}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match=r"tokenizer\.json: WordLevel error"):
+        run(tmp_path, lambda reading: asyncio.sleep(0))
+
+
+def test_the_other_file_does_not_change_what_is_known(
+    tokenizer_folders: dict[str, Path], tmp_path: Path
+):
+    """A token's own flags stay: `<mask>` is looked for in the normal form."""
+    tokenizer = Tokenizer.from_file(str(tokenizer_folders["qwen3"] / "tokenizer.json"))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.add_special_tokens([AddedToken("<mask>", normalized=True, special=True)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    added = '{"added_tokens_decoder": {"9": {"content": "<mask>", "special": true}}}'
+    (tmp_path / "tokenizer_config.json").write_text(added)
+
+    async def story(reading: Reading) -> None:
+        neutral = await reading.neutral(RerankRequest(["q"], ["a ＜mask＞ b"]))
+        assert neutral.passages == ["a ＜ mask＞ b"]
+
+    run(tmp_path, story)
 
 
 def test_special_tokens_that_only_transformers_file_names(

@@ -16,6 +16,8 @@ from serve.rerank import (
     cosine_to_unit,
     rank,
     sigmoid,
+    texts_of,
+    with_texts,
 )
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -173,3 +175,20 @@ def test_calibration_keeps_the_order_and_stays_within_0_and_1(
 def test_no_cosine_is_calibrated():
     with pytest.raises(EngineFault, match="no cosine"):
         Score("cosine", temperature=2.0).function(7.0)
+
+
+def test_every_text_of_a_request_is_looked_at():
+    options = {
+        "instruction": "i",
+        "chat_template_kwargs": {"k": "v", "list": ["x", {"y": "z"}], "n": 1},
+        "user": "u",
+    }
+    request = RerankRequest(queries=["q"], passages=["a", "b"], options=options)
+    assert list(texts_of(request)) == ["q", "a", "b", "i", "v", "x", "z"]
+    upper = with_texts(request, {text: text.upper() for text in texts_of(request)})
+    assert (upper.queries, upper.passages) == (["Q"], ["A", "B"])
+    assert upper.options == {
+        "instruction": "I",
+        "chat_template_kwargs": {"k": "V", "list": ["X", {"y": "Z"}], "n": 1},
+        "user": "u",
+    }

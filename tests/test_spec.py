@@ -79,6 +79,11 @@ def test_defaults(tmp_path: Path):
         ("model: a/b\nscore: {temperature: -2}\n", 2, "score.temperature: must be at least"),
         ("model: a/b\nscore: {bias: .nan}\n", 2, "score.bias: must be at least"),
         ("model: a/b\nscore: {bias: much}\n", 2, "score.bias: must be a number"),
+        ("model: a/b\nrequest: {padding: max_length}\n", 2, "request: padding would be read"),
+        ("model: a/b\nrequest: {truncate_prompt_tokens: 0}\n", 2, "-1 (the model's length)"),
+        ("model: a/b\nrequest: {truncate_prompt_tokens: null}\n", 2, "is null: leave it out"),
+        ("model: a/b\nrequest: {chat_template_kwargs: {tools: 1}}\n", 2, "no variable of a"),
+        ("model: a/b\nrequest: {max_tokens_per_doc: true}\n", 2, "must be a whole number"),
         ("model: a/b\nllm: true\n", 1, "needs max_tokens_per_query and max_tokens_per_doc"),
         (
             "model: a/b\nllm: true\nrequest: {max_tokens_per_query: 0, max_tokens_per_doc: 9}\n",

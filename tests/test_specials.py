@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from serve import reading, shelf
-from serve.rerank import RerankRequest
-from serve.specials import USUAL_SPECIALS, Specials, exchange, texts_of
+from serve.specials import USUAL_SPECIALS, Specials
 
 UNKNOWN = ("<unk>", "[UNK]")
 NAMES = ("xlm", "gemma", "qwen3", "minilm")
@@ -103,7 +102,7 @@ def special(content: str, *, normalized: bool = True, **options: bool) -> AddedT
 
 FOLDING = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
 SPACELESS = normalizers.Replace(" ", "")
-COLLAPSING = normalizers.Replace(Regex(r"\\s+"), " ")
+COLLAPSING = normalizers.Replace(Regex(r"\s+"), " ")
 
 
 @pytest.mark.parametrize(
@@ -112,8 +111,17 @@ COLLAPSING = normalizers.Replace(Regex(r"\\s+"), " ")
         (FOLDING, special("<mask>"), ["<mask>", "<MASK>", "a ＜ｍask＞ a", "＜MASK＞"]),
         (normalizers.BertNormalizer(), special("[SEP]"), ["[S\x00EP]", "[SÉP]", "[SE\u0301P]"]),
         (SPACELESS, special("<end>"), ["a <end> b", "< e n d >"]),
-        (COLLAPSING, special("<a b>"), ["<a b>", "b<a b>"]),
+        (COLLAPSING, special("<a b>"), ["<a b>", "b<a b>", "<a  b>", "<a\tb>"]),
         (FOLDING, special("<mask>", lstrip=True, rstrip=True), ["a  ＜mask＞  b", "a <mask> b"]),
+        (normalizers.NFKC(), special("＜x＞"), ["a <x> b", "＜x>"]),
+        (normalizers.BertNormalizer(), special("[é]"), ["[e]", "[E]", "[é]"]),
+        (normalizers.Replace(" ", "▁"), special("<a▁b>"), ["<a b>", "<a▁b>"]),
+        (normalizers.Replace("&lt;", "<"), special("<x>"), ["&lt;x>", "<x>"]),
+        (normalizers.Replace(Regex("@+"), "<"), special("<x>"), ["@@x>"]),
+        (normalizers.Replace("@", "<"), special("<x>"), ["@x>"]),
+        (normalizers.NFC(), special("é>"), ["e\u0301>", "é>"]),
+        (None, special(" <x>", normalized=False), ["a <x> b", "  <x>"]),
+        (None, special("  X", normalized=False), ["a   X"]),
         (None, special("\ue000", normalized=False), ["x \ue000y", "\ue000\ue000"]),
         (None, special("a ", normalized=False), ["a a a ", "ba "]),
         (None, special("<x>", normalized=False, single_word=True), ["<x>", "b <x> b"]),
@@ -153,20 +161,3 @@ def test_what_the_template_is_made_of_counts_even_if_it_is_not_called_special(
 def test_without_a_tokenizer_the_usual_ones_are_broken_up():
     assert Specials(USUAL_SPECIALS).neutral("x </s> [SEP] <eos>") == "x < /s> [ SEP] < eos>"
     assert Specials([]).neutral("</s>") == "</s>"
-
-
-def test_every_text_of_a_request_is_looked_at():
-    options = {
-        "instruction": "i",
-        "chat_template_kwargs": {"k": "v", "list": ["x", {"y": "z"}], "n": 1},
-        "max_tokens_per_doc": 3,
-    }
-    request = RerankRequest(queries=["q"], passages=["a", "b"], options=options)
-    assert list(texts_of(request)) == ["q", "a", "b", "i", "v", "x", "z"]
-    upper = exchange(request, {text: text.upper() for text in texts_of(request)})
-    assert (upper.queries, upper.passages) == (["Q"], ["A", "B"])
-    assert upper.options == {
-        "instruction": "I",
-        "chat_template_kwargs": {"k": "V", "list": ["X", {"y": "Z"}], "n": 1},
-        "max_tokens_per_doc": 3,
-    }

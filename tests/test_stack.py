@@ -209,6 +209,13 @@ def test_models_on_gpus_of_their_own_do_not_share(configs: Path):
     assert shares(configs, "gpu_memory: 0.9", "gpu_memory: 0.9").on("gpu", []).models
 
 
+def test_one_gpu_however_it_is_written_is_one(configs: Path):
+    (configs / "a.yaml").write_text(A + "env: {CUDA_VISIBLE_DEVICES: '0'}\n")
+    (configs / "b.yaml").write_text(B + "env: {CUDA_VISIBLE_DEVICES: '1, 0'}\n")
+    with pytest.raises(ConfigError, match=r"0\.92 \(a\) \+ 0\.92 \(b\)"):
+        shares(configs, "", "").on("gpu", [])
+
+
 @pytest.mark.parametrize("share", ["high", "-3", "0", "1.5", "null"])
 def test_a_memory_flag_that_is_no_fraction(configs: Path, share: str):
     text = B.replace("vllm: {", f"vllm: {{gpu-memory-utilization: {share}, ")

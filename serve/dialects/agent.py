@@ -128,7 +128,7 @@ def _item(request: RerankRequest, result: RerankResult, index: int) -> dict[str,
         "passage": excerpt(request.passages[index]),
     }
     if result.stages:
-        item["stage"] = _stage(result, index)
+        item["stage"] = result.stages.of(index)
     return item
 
 
@@ -137,7 +137,7 @@ def render_text(request: RerankRequest, result: RerankResult) -> str:
     of = f"{len(result.ranking)} of {len(request.passages)} passages"
     lines = [f"{of}, ordered by {result.model}, best first (index counts from 0):"]
     for place, index in enumerate(result.ranking, 1):
-        stage = f" ({_stage(result, index)} stage)" if result.stages else ""
+        stage = f" ({result.stages.of(index)} stage)" if result.stages else ""
         score = f"{result.scores[index]:.4g}"
         lines.append(
             f"{place}. index {index}, score {score}{stage}: {excerpt(request.passages[index])}"
@@ -146,10 +146,6 @@ def render_text(request: RerankRequest, result: RerankResult) -> str:
         indices = ", ".join(map(str, result.cut))
         lines.append(f"Too long to be read whole, so scored by a part: index {indices}.")
     return "\n".join(lines)
-
-
-def _stage(result: RerankResult, index: int) -> str:
-    return "then" if result.stages and index in result.stages.then else "first"
 
 
 def excerpt(passage: str) -> str:

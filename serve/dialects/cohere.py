@@ -73,7 +73,7 @@ def _items(request: RerankRequest, result: RerankResult) -> list[dict[str, objec
     ]
     if stages := result.stages:
         for item, index in zip(items, result.ranking, strict=True):
-            item["stage"] = "then" if index in stages.then else "first"
+            item["stage"] = stages.of(index)
             item["raw_scores"] = {"first": stages.first[index], "then": stages.then.get(index)}
     if request.echo:
         for item, index in zip(items, result.ranking, strict=True):
