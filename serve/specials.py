@@ -5,8 +5,9 @@ sequence, open another or forge an instruction. `Specials` breaks such text up w
 its first character: the words stay readable and the prompt keeps the structure that it was given.
 
 What counts is what the tokenizer sees, and its normalizer may make a special token of other
-characters (full-width ＜/s＞, control characters that it deletes). So the tokenizer itself is asked
-about every text with a character that could begin a special token; nearly all texts have none.
+characters (full-width ＜/s＞, control characters that it deletes). So three questions are asked,
+each of fewer texts and dearer than the one before: has the text a character that could begin a
+special token; does one stand in it or in its normal form; does the tokenizer see one.
 Special tokens of white space alone are left: they are no structure.
 """
 
@@ -35,8 +36,9 @@ class Specials:
     """
 
     def __init__(self, tokens: Iterable[str], tokenizer: Tokenizer | None = None) -> None:
-        tokens = sorted(set(tokens), key=len, reverse=True)  # the longest match first
-        self._literal = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+        tokens = set(tokens)
+        forms = sorted(_forms(tokens, tokenizer), key=len, reverse=True)  # the longest match first
+        self._literal = re.compile("|".join(map(re.escape, forms)) or "(?!)")
         self._tokenizer = tokenizer
         self._ids = {tokenizer.token_to_id(token) for token in tokens} if tokenizer else set()
         starts = _starts(tokens, tokenizer)
@@ -75,7 +77,7 @@ class Specials:
 
         It takes the time of tokenizing the text where that must be asked, outside Python's lock.
         """
-        if not self.could_hold(text):
+        if not self.could_hold(text) or not self._stands_in(text):
             return text
         for turn in range(ROUNDS):
             spans = self._spans(text)
@@ -86,6 +88,12 @@ class Specials:
                 broken = _split(token) if turn < ROUNDS / 2 else _blanked(token)
                 text = text[:begin] + broken + text[end:]
         return text
+
+    def _stands_in(self, text: str) -> bool:
+        """Whether a special token stands in the text, or in what the normalizer makes of it."""
+        if self._literal.search(text):
+            return True
+        return self._literal.search(_normal(self._tokenizer, text)) is not None
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
         """Where in the text special tokens are seen."""
@@ -117,11 +125,16 @@ def _blanked(token: str) -> str:
 # -- what a special token can begin with ---------------------------------------------------------
 
 
+def _forms(tokens: Iterable[str], tokenizer: Tokenizer | None) -> set[str]:
+    """How special tokens may be written in a text, or in its normal form."""
+    forms = {form for token in tokens for form in (token, _normal(tokenizer, token))}
+    forms |= {form.replace("▁", " ") for form in forms} | {f.replace(" ", "▁") for f in forms}
+    return {form.strip(" ▁") or form for form in forms if form}
+
+
 def _starts(tokens: Iterable[str], tokenizer: Tokenizer | None) -> set[str] | None:
     """The characters that can begin one in a text as it comes; None: any character can."""
-    forms = {form for token in tokens for form in (token, _normal(tokenizer, token))}
-    forms |= {form.replace("▁", " ").lstrip() for form in forms}
-    firsts = {form[0] for form in forms if form}
+    firsts = {form[0] for form in _forms(tokens, tokenizer)}
     firsts |= {unicodedata.normalize("NFKD", first)[0] for first in firsts}
     if any(set(content) & firsts for content in _replacements(tokenizer)):
         return None  # of several characters, such as `&lt;`
