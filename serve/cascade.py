@@ -6,7 +6,7 @@ from typing import Protocol, TypedDict
 
 from serve.errors import InvalidRequest
 from serve.pool import Pool
-from serve.rerank import RerankRequest, RerankResult, join_stages, rank
+from serve.rerank import TEXT_OPTIONS, RerankRequest, RerankResult, join_stages, rank
 
 
 class Names(TypedDict):
@@ -36,6 +36,7 @@ class CascadePool:
         self.first = first
         self.then = then
         self.keep = keep
+        self.pools = (first, then)
         self.timeout_s = max(pool.model.limits.timeout_s for pool in (first, then))
 
     async def rerank(
@@ -49,14 +50,14 @@ class CascadePool:
                 f" {self.first.name!r} or {self.then.name!r}.",
                 param="model",
             )
-        self.first.check(request)
-        self.then.check(request)  # before the first one's work, and with the request's own indices
+        to_first, to_then = (_fit(replace(request, top_n=None), pool, self) for pool in self.pools)
+        self.first.check(to_first)
+        self.then.check(to_then)  # before the first one's work, and with the request's own indices
         loop, names = asyncio.get_running_loop(), Names(model=model, id=id, created=created)
         deadline = loop.time() + self.timeout_s
-        whole = replace(request, top_n=None)
-        first = await self.first.rerank(whole, **names, timeout_s=self.timeout_s)
+        first = await self.first.rerank(to_first, **names, timeout_s=self.timeout_s)
         kept = rank(first.raw, self.keep)
-        best = replace(whole, passages=[request.passages[index] for index in kept])
+        best = replace(to_then, passages=[request.passages[index] for index in kept])
         left = max(0.001, deadline - loop.time())
         then = await self.then.rerank(best, **names, timeout_s=left)
         return join_stages(first, then, kept, request.top_n)
@@ -64,3 +65,11 @@ class CascadePool:
     @property
     def is_ready(self) -> bool:
         return self.first.is_ready and self.then.is_ready
+
+
+def _fit(request: RerankRequest, pool: Pool, cascade: CascadePool) -> RerankRequest:
+    """The request without an instruction where only the cascade's other model reads one."""
+    if pool.model.template or not any(other.model.template for other in cascade.pools):
+        return request
+    options = {name: o for name, o in request.options.items() if name not in TEXT_OPTIONS}
+    return replace(request, options=options)

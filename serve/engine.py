@@ -8,7 +8,7 @@ import orjson
 
 from serve.connection import Answer, Connections
 from serve.errors import DeadlineExceeded, EngineFault, InvalidRequest, RequestError, Unavailable
-from serve.rerank import RawScores, RerankRequest, check_raw
+from serve.rerank import TEXT_OPTIONS, RawScores, RerankRequest, check_raw
 from serve.spec import LLM_LIMITS, Model
 
 HEALTH_TIMEOUT_S = 10.0
@@ -43,6 +43,8 @@ def options(request: RerankRequest, model: Model, max_model_len: int | None) -> 
     A token limit beyond the model's length means "no limit" (vLLM refuses it). An LLM reranker's
     prompt ends with its instruction, so nothing may cut the prompt as a whole.
     """
+    if model.template is None:
+        _refuse_instruction(request.options)
     fields = {**model.request, **request.options}
     for name in LLM_LIMITS:
         most = model.request.get(name) if model.llm else (max_model_len or 0) - 1
@@ -58,6 +60,17 @@ def options(request: RerankRequest, model: Model, max_model_len: int | None) -> 
             param="truncate_prompt_tokens",
         )
     return fields
+
+
+def _refuse_instruction(asked: Mapping[str, object]) -> None:
+    """Raises InvalidRequest for what only a prompt template would read."""
+    for name in TEXT_OPTIONS:
+        if asked.get(name):
+            raise InvalidRequest(
+                f"{name}: this model has no prompt that reads it: leave it out, or ask an LLM"
+                " reranker.",
+                param=name,
+            )
 
 
 def decode(body: bytes, pairs: int) -> RawScores:

@@ -271,6 +271,14 @@ def test_the_path_and_then_the_body_tell_the_dialect(path: str, body: dict, name
     assert dialects.choose(dialects.by_path()[path], body).name == name
 
 
+def test_a_body_of_two_dialects_says_so():
+    body = {"query": "q", "documents": ["a"], "passages": ["b"]}
+    with pytest.raises(InvalidRequest, match="`documents` and `passages`: send one list") as error:
+        dialects.choose(dialects.by_path()["/rerank"], body)
+    assert error.value.param == "passages"
+    assert dialects.choose(dialects.by_path()["/rerank"], {**body, "passages": None}) is cohere.V2
+
+
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
 def test_a_body_of_no_dialect_says_what_to_send(path: str):
     with pytest.raises(InvalidRequest, match="`documents`"):

@@ -24,7 +24,7 @@ LLM = Model(
     names=("m",),
     llm=True,
     request={"max_tokens_per_query": 100, "max_tokens_per_doc": 300},
-    vllm={"max-model-len": 512},
+    vllm={"max-model-len": 512, "chat-template": "{{x}}"},
 )
 
 
@@ -75,6 +75,13 @@ def sent(model: Model, **options: object) -> dict[str, object]:
 )
 def test_options(model: Model, options: dict[str, object], expected: dict[str, object]):
     assert sent(model, **options) == expected
+
+
+def test_an_instruction_that_nobody_reads_is_refused():
+    with pytest.raises(InvalidRequest, match="no prompt that reads it") as error:
+        sent(ENCODER, instruction="Find fruit")
+    assert error.value.param == "instruction"
+    assert sent(LLM, instruction="Find fruit")["instruction"] == "Find fruit"
 
 
 def test_an_llm_rerankers_prompt_is_never_cut_as_a_whole():

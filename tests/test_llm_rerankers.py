@@ -308,6 +308,12 @@ def test_a_cascade_of_two_engines(stack_server: Server):
     for item, alone in zip(both[3:], first[3:], strict=True):
         assert item["relevance_score"] == alone["relevance_score"]
         assert item["raw_scores"] == {"first": alone["raw_score"], "then": None}
+    own = {**body, "model": "minilm-then-gemma", "instruction": "Find the fruit."}
+    instructed = stack_server.post("/v2/rerank", own).json()["results"]
+    own["model"] = "gemma"
+    alone = {item["index"]: item for item in stack_server.post("/v2/rerank", own).json()["results"]}
+    for item in instructed[:3]:
+        assert item["relevance_score"] == alone[item["index"]]["relevance_score"]
     refused = stack_server.post(
         "/rerank", {**body, "passages": documents, "documents": None, "model": "minilm-then-gemma"}
     )

@@ -19,7 +19,13 @@ def by_path(dialects: Sequence[Dialect] = DIALECTS) -> Mapping[str, Sequence[Dia
 
 
 def choose(dialects: Sequence[Dialect], body: Body) -> Dialect:
-    """Which of the dialects of one path `body` is in. Raises InvalidRequest when it is in none."""
+    """Which of the dialects of one path `body` is in. Raises InvalidRequest unless it is in one."""
+    given = [m for dialect in dialects for m in dialect.marks if body.get(m) is not None]
+    if len(set(given)) > 1:
+        both = " and ".join(f"`{mark}`" for mark in given)
+        raise InvalidRequest(
+            f"The body has {both}: send one list of texts to rank.", param=given[1]
+        )
     for dialect in dialects:
         if not dialect.marks or any(body.get(mark) is not None for mark in dialect.marks):
             return dialect
