@@ -52,7 +52,8 @@ class CascadePool:
             )
         to_first, to_then = (_fit(replace(request, top_n=None), pool, self) for pool in self.pools)
         self.first.check(to_first)
-        self.then.check(to_then)  # before the first one's work, and with the request's own indices
+        # Before the first one's work, and with the request's own indices.
+        self.then.check(to_then, self.keep)
         loop, names = asyncio.get_running_loop(), Names(model=model, id=id, created=created)
         deadline = loop.time() + self.timeout_s
         first = await self.first.rerank(to_first, **names, timeout_s=self.timeout_s)

@@ -48,10 +48,11 @@ def pick(name: str, replicas: Sequence[Replica]) -> Replica:
     )
 
 
-def check_size(request: RerankRequest, limits: Limits) -> None:
-    """Raises TooLarge, naming the limit, when the request is more than one may ask for."""
+def check_size(request: RerankRequest, limits: Limits, most: int | None = None) -> None:
+    """Raises TooLarge, naming the limit, when the request, or `most` of its passages, is more than
+    one may ask for."""
     query, passages = request.fields
-    if len(request.passages) > limits.passages:
+    if len(request.passages[:most]) > limits.passages:
         raise TooLarge(
             f"{passages} has {len(request.passages)} texts and the limit is {limits.passages}: send"
             " them in several requests, or raise `limits: {passages: …}`.",
@@ -136,11 +137,12 @@ class Pool:
             cutting.cancel()
             await asyncio.wait({cutting})
 
-    def check(self, request: RerankRequest) -> Mapping[str, object]:
-        """vLLM's fields for a request that this model can take now. Raises RequestError."""
+    def check(self, request: RerankRequest, most: int | None = None) -> Mapping[str, object]:
+        """vLLM's fields for a request that this model can take now, of whose passages it will be
+        sent `most`. Raises RequestError."""
         pick(self.name, self.replicas)
         if request.passages:
-            check_size(request, self.model.limits)
+            check_size(request, self.model.limits, most)
         return options(request, self.model, self.reading.max_model_len)
 
     def close(self) -> None:

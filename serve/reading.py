@@ -6,7 +6,7 @@ more of it than must be.
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,14 +61,12 @@ class Reading:
 
     async def neutral(self, request: RerankRequest) -> RerankRequest:
         """The request with nothing in its texts that becomes a special token."""
-        suspects = {text for text in texts_of(request) if self.specials.could_hold(text)}
-        if not suspects:
-            return request
-        loop, specials = asyncio.get_running_loop(), self.specials
-        texts = {}
-        for text in suspects:
-            texts[text] = await loop.run_in_executor(self._thread, specials.neutral, text)
-        return with_texts(request, texts)
+        suspects = list({text for text in texts_of(request) if self.specials.could_hold(text)})
+        loop = asyncio.get_running_loop()
+        texts: dict[str, str] = {}
+        for part in slices(suspects):  # between them it can be cancelled
+            texts |= await loop.run_in_executor(self._thread, _neutral, self.specials, part)
+        return with_texts(request, texts) if texts else request
 
     async def cut(self, request: RerankRequest) -> list[int]:
         """Indices of the pairs that the engine cuts; `request.options` are what it is sent."""
@@ -137,6 +135,12 @@ def _more_tokens(config: Path, known: set[str]) -> Iterator[AddedToken]:
 
 def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
+
+
+def _neutral(specials: Specials, texts: Sequence[str]) -> dict[str, str]:
+    """Those of the texts that special tokens stand in, and what takes their place."""
+    neutral = {text: specials.neutral(text) for text in texts}
+    return {text: other for text, other in neutral.items() if other is not text}
 
 
 def _learn(file: Path, template: str, is_pair: bool) -> tuple[Specials, Lengths]:

@@ -82,7 +82,7 @@ class FixedPool(Pool):
         self.sign = sign
         self.seen: Sequence[str] = []
 
-    def check(self, request: RerankRequest) -> dict[str, object]:
+    def check(self, request: RerankRequest, most: int | None = None) -> dict[str, object]:
         return {}
 
     async def score(self, request: RerankRequest, timeout_s: float | None = None) -> RawScores:

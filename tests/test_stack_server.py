@@ -207,13 +207,15 @@ def test_a_cascade_tells_of_the_requests_own_texts(tmp_path: Path):
     top = "  both:\n    cascade: {first: a, then: b, keep: 2}\n"
     path = write_stack(tmp_path, top=top, a={}, b={})
     with (tmp_path / "b.yaml").open("a") as file:
-        file.write("limits: {text_chars: 5}\n")
+        file.write("limits: {text_chars: 5, passages: 2}\n")
     with Server(path, tmp_path) as server:
         server.until_ready()
         body = {"model": "both", "query": "q", "documents": ["one", "two", "longer", "four"]}
         answer = server.post("/v2/rerank", body)
         assert answer.status_code == 413
         assert answer.json()["error"]["param"] == "documents[2]"
+        body["documents"] = ["one", "two", "three", "four"]  # more than the second model takes
+        assert server.post("/v2/rerank", body).ok
 
 
 def test_a_cascade_whose_second_model_is_away(tmp_path: Path):
