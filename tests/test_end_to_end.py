@@ -68,7 +68,8 @@ def test_scores_equal_those_of_transformers(
     score_error = max(abs(s - sigmoid(x)) for s, x in zip(scores, logits, strict=True))
     values = [item["score"] for item in raw.json()["data"]]
     logit_error = max(abs(v - x) for v, x in zip(values, logits, strict=True))
-    print(f"\n{PAIRS} pairs: max |score difference| {score_error:.2e}, logits {logit_error:.2e}")
+    words = f"{PAIRS} pairs: max |score difference| {score_error:.2e}, logits {logit_error:.2e}"
+    record_property("measured", f"cross-encoder: {words}")
     assert max(logits) - min(logits) > 3, "the model is too flat to prove anything"
     assert score_error <= TOLERANCE
     assert logit_error <= 10 * TOLERANCE

@@ -141,7 +141,11 @@ Score = Callable[[Reference, str, str], float]
 
 @pytest.mark.parametrize(("name", "score"), [("gemma", gemma_score), ("qwen3", qwen3_score)])
 def test_scores_equal_the_published_procedure(
-    stack_server: Server, name: str, score: Score, request: pytest.FixtureRequest
+    stack_server: Server,
+    name: str,
+    score: Score,
+    request: pytest.FixtureRequest,
+    record_property: Callable[[str, object], None],
 ):
     model = Reference(request.getfixturevalue(f"tiny_{name}"))
     pairs = random_pairs(PAIRS)
@@ -149,7 +153,8 @@ def test_scores_equal_the_published_procedure(
     expected = [score(model, query, passage) for query, passage in pairs]
     error = max(differences(got, expected))
     cut = answer.headers["x-rerank-truncated"].split(",")
-    print(f"\n{name}: {PAIRS} pairs, {len(cut)} cut: max |score difference| {error:.2e}")
+    words = f"{name}: {PAIRS} pairs, {len(cut)} cut: max |score difference| {error:.2e}"
+    record_property("measured", words)
     assert max(expected) - min(expected) > 0.5, "the model is too flat to prove anything"
     assert [int(index) for index in cut] == [
         index
