@@ -71,7 +71,7 @@ def record(
     """The server's scores as a reference, and how they hold against themselves: a server whose
     APIs disagree gives no reference. `dtype` is used in place of what the server tells.
 
-    Raises NotAsked, and BadReference when nobody tells the dtype.
+    Raises NotAsked, and BadReference when the model is not served or nobody tells the dtype.
     """
     observed = observe(fetch or http_fetch(base_url, api_key), model, questions)
     name = find_name(model, observed.served)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class Member:
         command = argv.build(
             model, weights=folder, socket=socket, device=program.device, vllm=program.vllm
         )
-        self.pool = Pool(model, [Replica(Engine(socket))])
+        self.pool = Pool(model, [Replica(Engine(socket), since=time.monotonic())])
         self._folder = folder
         self._environment = {**program.environment, **command.env}
         self._supervisor = Supervisor(

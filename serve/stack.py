@@ -65,9 +65,8 @@ class Stack:
             share = self.shares.get(model.name, Entry()).gpu_memory
             flags = {} if share is None else {MEMORY_FLAG: share}
             shared.append(replace(model, vllm={**model.vllm, **flags}))
-        on_one: dict[
-            object, dict[str, float]
-        ] = {}  # the models of each GPU, as they are sent there
+        # The models that are sent to each GPU, with their fractions of it.
+        on_one: dict[str, dict[str, float]] = {}
         for model in shared:
             for gpu in str(model.env.get("CUDA_VISIBLE_DEVICES", "0")).split(","):
                 on_one.setdefault(gpu.strip(), {})[model.name] = _gpu_memory(model)

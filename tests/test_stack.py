@@ -196,8 +196,8 @@ def test_the_shipped_stacks_can_be_used():
     assert (stack.default, stack.llm) == ("bge-reranker-v2-m3", "bge-reranker-v2-gemma")
 
 
-@pytest.mark.parametrize(("a", "words"), [("gpu_memory: 0.3", None), ("", None)])
-def test_a_stack_of_one_has_its_share_too(configs: Path, a: str, words: None):
+@pytest.mark.parametrize("a", ["gpu_memory: 0.3", ""])
+def test_a_stack_of_one_has_its_share_too(configs: Path, a: str):
     stack = load(write(configs, f"models: {{a: {{{a}}}}}\n"), configs)
     flags = stack.on("gpu", []).models[0].vllm
     assert flags.get("gpu-memory-utilization") == (0.3 if a else None)

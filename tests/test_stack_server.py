@@ -121,6 +121,8 @@ def test_while_nothing_is_ready_health_is_503(tmp_path: Path):
         ready = server.get("/health/ready")
         assert ready.status_code == 503
         assert not ready.json()["ready"]
+        engines = [model["replicas"][0] for model in ready.json()["models"]]
+        assert all(engine["seconds_in_phase"] < 60 for engine in engines)  # not since the boot
         assert server.get("/health/live").ok
 
 
