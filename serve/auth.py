@@ -24,7 +24,7 @@ class Keys:
     def check(self, headers: Mapping[str, str]) -> None:
         """Raises Unauthorized unless the request carries one of the keys.
 
-        A key comes as `Authorization: Bearer`, `x-api-key` or `Api-Key`.
+        A key comes as `Authorization: Bearer`, as `Authorization` alone, `x-api-key` or `Api-Key`.
         """
         if not self._digests:
             return
@@ -58,10 +58,10 @@ def read_keys(path: Path) -> list[str]:
 
 
 def _given(headers: Mapping[str, str]) -> str:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
-        return token.strip()
-    return headers.get("x-api-key") or headers.get("api-key") or ""
+    scheme, _, token = headers.get("authorization", "").strip().partition(" ")
+    if scheme.lower() != "bearer":  # a key without its scheme: some clients send what they have
+        token = "" if token else scheme
+    return token.strip() or headers.get("x-api-key") or headers.get("api-key") or ""
 
 
 def _digest(key: str) -> bytes:

@@ -2,11 +2,12 @@
 
 import asyncio
 from dataclasses import replace
-from typing import Protocol, TypedDict
+from typing import TypedDict
 
 from serve.errors import InvalidRequest
 from serve.pool import Pool
-from serve.rerank import TEXT_OPTIONS, RerankRequest, RerankResult, join_stages, rank
+from serve.rerank import RerankRequest, RerankResult, join_stages, rank
+from serve.texts import TEXT_OPTIONS
 
 
 class Names(TypedDict):
@@ -15,17 +16,6 @@ class Names(TypedDict):
     model: str
     id: str
     created: int
-
-
-class Served(Protocol):
-    """What answers a request: a Pool, or a CascadePool."""
-
-    @property
-    def name(self) -> str: ...
-
-    async def rerank(
-        self, request: RerankRequest, *, model: str, id: str, created: int
-    ) -> RerankResult: ...
 
 
 class CascadePool:

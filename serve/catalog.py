@@ -2,10 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
-from serve.cascade import CascadePool, Served
+from serve.cascade import CascadePool
 from serve.errors import InvalidRequest, NotFound
 from serve.pool import Pool
 from serve.stack import Stack
+
+Served = Pool | CascadePool  # what answers a request
+
+# What clients send in place of a name when their user gave none.
+NOT_SPECIFIED = ("default", "default/not-specified")
 
 
 class Catalog:
@@ -34,6 +39,8 @@ class Catalog:
         InvalidRequest for `use_llm` without an LLM or beside another model's name.
         """
         served = self._served.get((model or "").lower())
+        if model in NOT_SPECIFIED:
+            model = None
         if model and served is None and not self._is_lenient:
             known = ", ".join(self.names)
             raise NotFound(f"There is no model {model!r} here; served: {known}.", param="model")

@@ -8,8 +8,9 @@ import orjson
 
 from serve.connection import Answer, Connections
 from serve.errors import DeadlineExceeded, EngineFault, InvalidRequest, RequestError, Unavailable
-from serve.rerank import TEXT_OPTIONS, RawScores, RerankRequest, check_raw
+from serve.rerank import RawScores, RerankRequest, check_raw
 from serve.spec import LLM_LIMITS, Model
+from serve.texts import TEXT_OPTIONS
 
 HEALTH_TIMEOUT_S = 10.0
 RETRY_AFTER_S = 5

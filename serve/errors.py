@@ -114,3 +114,8 @@ class Unavailable(RequestError):
 
 class DeadlineExceeded(RequestError):
     status, code = 504, "deadline_exceeded"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """OpenAI's SDK heeds it: what was too slow once would be three times the work."""
+        return {"x-should-retry": "false"}

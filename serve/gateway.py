@@ -2,14 +2,11 @@
 
 import asyncio
 import logging
-import random
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -18,27 +15,22 @@ from serve import dialects, page, status
 from serve.agents import Agents, Tool, check_origin
 from serve.auth import Keys
 from serve.catalog import Catalog
-from serve.dialects import agent
-from serve.dialects.base import Body, Dialect, render_error
+from serve.dialects import agent, tei
+from serve.dialects.base import Dialect, render_error
 from serve.engine import RETRY_AFTER_S
-from serve.errors import (
-    InternalError,
-    InvalidRequest,
-    MethodNotAllowed,
-    NotFound,
-    RequestError,
-    TooLarge,
-    Unavailable,
-)
+from serve.errors import InternalError, MethodNotAllowed, NotFound, RequestError, Unavailable
+from serve.messages import json_response, read_body, request_id
 from serve.metrics import CONTENT_TYPE, Metrics
+from serve.paths import normal
 from serve.rerank import RerankRequest, RerankResult
 
 log = logging.getLogger(__name__)
 
-OPEN_PATHS = page.PATHS | {"/health", "/health/live", "/health/ready"}  # these need no key
+CLUSTER_PATH = "/v1/cluster/auth"  # xinference's clients send a key only if this says so
+OPEN_PATHS = page.PATHS | {"/health", "/health/live", "/health/ready", CLUSTER_PATH}  # need no key
+MODELS_PATH = "/v1/models"
 CUT_HEADER = "x-rerank-truncated"  # indices of passages that the model did not read whole
 MOST_CUT = 500  # of them in the header, whose length clients bound
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 @dataclass
@@ -77,7 +69,9 @@ class Gateway:
             "/health/live": {"GET": self.live},
             "/health/ready": {"GET": self.ready},
             "/metrics": {"GET": self.metrics},
-            "/v1/models": {"GET": self.models},
+            MODELS_PATH: {"GET": self.models},
+            CLUSTER_PATH: {"GET": self.cluster},
+            tei.INFO_PATH: {"GET": self.info},
             agent.PATH: {"POST": self.agent},
             **{path: {"GET": partial(self.page, *file)} for path, file in page.load().items()},
             **{
@@ -89,7 +83,7 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         request = Request(scope, receive)
-        exchange = Exchange(request, _request_id(request))
+        exchange = Exchange(request, request_id(request))
         self._count(1)
         try:
             response = await self._answer(exchange)
@@ -119,14 +113,16 @@ class Gateway:
             log.exception("request %s failed", exchange.id)
             failure = InternalError(f"The server failed; its log says why, under {exchange.id}.")
         render = exchange.dialect.render_error if exchange.dialect else render_error
-        return _json_response(render(failure), failure.status, failure.headers)
+        return json_response(render(failure, exchange.id), failure.status, failure.headers)
 
     def _handler(self, request: Request) -> Handler:
         """Who answers. Raises Unauthorized, NotFound and MethodNotAllowed, in this order."""
-        path, method = request.scope["path"], request.method
+        path, method = normal(request.scope["path"]), request.method
         if path not in OPEN_PATHS:
             self._keys.check(request.headers)
         methods = self._routes.get(path)
+        if methods is None and path.startswith(f"{MODELS_PATH}/"):
+            methods = {"GET": partial(self.model, path.removeprefix(f"{MODELS_PATH}/"))}
         if methods is None:
             raise NotFound(f"There is no route {path}: POST /rerank or /score, GET /v1/models.")
         handler = methods.get("GET" if method == "HEAD" else method)
@@ -146,13 +142,14 @@ class Gateway:
 
     async def rerank(self, sharing: Sequence[Dialect], exchange: Exchange) -> Response:
         """Any scoring request. `sharing` are the dialects of its path."""
-        exchange.dialect = sharing[0]  # until the body says which
-        body = await _read_body(exchange.request, self._body_bytes)
-        exchange.dialect = dialect = dialects.choose(sharing, body)
+        exchange.dialect = sharing[-1]  # until the body says which
+        http = exchange.request
+        body = await read_body(http, self._body_bytes)
+        exchange.dialect = dialect = dialects.choose(sharing, body, http.headers)
         request = dialect.parse(body)
         result = await self.score(request, exchange.id)
         headers = {CUT_HEADER: ",".join(map(str, result.cut[:MOST_CUT]))} if result.cut else None
-        return _json_response(dialect.render(request, result), 200, headers)
+        return json_response(dialect.render(request, result), 200, headers)
 
     async def agent(self, exchange: Exchange) -> Response:
         """A message of an agent's client, in the Model Context Protocol."""
@@ -160,7 +157,7 @@ class Gateway:
         request = exchange.request
         origin, host = request.headers.get("origin"), request.headers.get("host", "")
         check_origin(origin, host, has_keys=bool(self._keys))
-        body = await _read_body(request, self._body_bytes)
+        body = await read_body(request, self._body_bytes)
         return await self._agents.answer(request, body, exchange.id)
 
     async def score(self, request: RerankRequest, id: str) -> RerankResult:
@@ -181,17 +178,29 @@ class Gateway:
 
     async def live(self, exchange: Exchange) -> Response:
         """Whether this process answers at all."""
-        return _json_response({"live": True})
+        return json_response({"live": True})
 
     async def ready(self, exchange: Exchange) -> Response:
         """200 when a model can score, else 503."""
         body = status.readiness(self._catalog.pools, draining=self.is_draining, now=self._clock())
         if body["ready"]:
-            return _json_response(body)
-        return _json_response(body, 503, {"retry-after": str(RETRY_AFTER_S)})
+            return json_response(body)
+        return json_response(body, 503, {"retry-after": str(RETRY_AFTER_S)})
 
     async def models(self, exchange: Exchange) -> Response:
-        return _json_response(status.models(self._catalog, created=self._started))
+        return json_response(status.models(self._catalog, created=self._started))
+
+    async def model(self, name: str, exchange: Exchange) -> Response:
+        """One entry of the models' list."""
+        return json_response(status.model(self._catalog, name, created=self._started))
+
+    async def info(self, exchange: Exchange) -> Response:
+        """What TEI's clients ask first: the default model, as theirs."""
+        return json_response(status.info(self._catalog))
+
+    async def cluster(self, exchange: Exchange) -> Response:
+        """Whether requests need a key."""
+        return json_response({"auth": bool(self._keys)})
 
     async def page(self, kind: str, content: bytes, exchange: Exchange) -> Response:
         """A file of the web page."""
@@ -199,39 +208,3 @@ class Gateway:
 
     async def metrics(self, exchange: Exchange) -> Response:
         return Response(self._metrics.render(), headers={"content-type": CONTENT_TYPE})
-
-
-async def _read_body(request: Request, most: int) -> Body:
-    """The JSON object of a request's body, refused before it is read whole when it is too long."""
-    too_large = (
-        f"The body is longer than {most} bytes: send fewer passages, or raise"
-        " `limits: {body_bytes: …}`."
-    )
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > most:
-        raise TooLarge(too_large, param="body")
-    received = bytearray()
-    async for chunk in request.stream():
-        received += chunk
-        if len(received) > most:
-            raise TooLarge(too_large, param="body")
-    try:
-        body = orjson.loads(received)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"The body is not JSON: {error}.", param="body") from error
-    if not isinstance(body, dict):
-        raise InvalidRequest("The body must be a JSON object.", param="body")
-    return body
-
-
-def _request_id(request: Request) -> str:
-    """The client's own id, if it is fit to be written into a log, else a new one."""
-    given = request.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
-
-
-def _json_response(
-    body: object, status_code: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    content = orjson.dumps(body)
-    return Response(content, status_code, {"content-type": "application/json", **(headers or {})})

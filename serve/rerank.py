@@ -14,7 +14,7 @@ of the request. Scores never depend on the other passages of a request (no min-m
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -53,9 +53,12 @@ class RerankRequest:
 
     `queries` holds one query for all `passages`, or one for each. `top_n` None is "all of them";
     `raw` asks for the engine's own values instead of 0..1; `options` are vLLM's request fields, as
-    given; `echo` says whether the answer carries the passages' text; `is_ranked` whether it is a
-    ranking (the best first) or plain scores; `fields` is what the body called the two sides, for
-    errors.
+    given; `is_ranked` says whether the answer is a ranking (the best first) or plain scores;
+    `fields` is what the body called the two sides, for errors.
+
+    `echo` says whether the answer carries the passages; `originals` are those as the body had them,
+    where they were no plain strings. An over-long passage is scored by at most `max_chunks` parts
+    of it; what is left over is cut, unless `may_cut` is false: then the request is refused.
     """
 
     queries: Sequence[str]
@@ -65,6 +68,9 @@ class RerankRequest:
     top_n: int | None = None
     raw: bool = False
     echo: bool = True
+    originals: Sequence[object] | None = None
+    max_chunks: int = 1
+    may_cut: bool = True
     is_ranked: bool = False
     request_id: str | None = None
     fields: tuple[str, str] = ("query", "passages")
@@ -72,15 +78,28 @@ class RerankRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunk:
+    """The part of a passage that gave it its score: the characters `start` to `end` (exclusive),
+    the part `index` (from 0) of `count` that were scored."""
+
+    index: int
+    count: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class RawScores:
     """What an engine answered: one raw value for each pair, in order, and the tokens it read.
 
-    `cut` holds the indices of the pairs that the model did not read whole.
+    `cut` holds the indices of the pairs that the model did not read whole; `chunks` the part that
+    won, by the index of each passage that was split.
     """
 
     values: Sequence[float]
     prompt_tokens: int
     cut: Sequence[int] = ()
+    chunks: Mapping[int, Chunk] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +121,8 @@ class RerankResult:
 
     `scores` and `raw` have one value for each passage, in the request's order (`scores` are the raw
     values where the request asked for those); `ranking` holds passage indices, the best first, cut
-    to `top_n`; `cut` the indices of passages that the model did not read whole with their query.
+    to `top_n`; `cut` the indices of passages that the model did not read whole with their query;
+    `chunks` the part that won, by the index of each passage that was split.
     """
 
     id: str
@@ -113,6 +133,7 @@ class RerankResult:
     ranking: Sequence[int]
     prompt_tokens: int
     cut: Sequence[int] = ()
+    chunks: Mapping[int, Chunk] = field(default_factory=dict)
     stages: Stages | None = None
 
 
@@ -177,6 +198,7 @@ def build_result(
         ranking=rank(raw.values, request.top_n),
         prompt_tokens=raw.prompt_tokens,
         cut=raw.cut,
+        chunks=raw.chunks,
     )
 
 
@@ -203,43 +225,3 @@ def join_stages(
         cut=sorted({*first.cut, *(kept[place] for place in then.cut)}),
         stages=Stages(first.raw, {index: raw[index] for index in kept}),
     )
-
-
-# The options that hold text which comes to the model, through its prompt's template.
-TEXT_OPTIONS = ("instruction", "chat_template_kwargs")
-
-
-def texts_of(request: RerankRequest) -> Iterator[str]:
-    """Every text of a request that comes to the model: queries, passages, instruction."""
-    yield from request.queries
-    yield from request.passages
-    for name in TEXT_OPTIONS:
-        yield from _strings(request.options.get(name))
-
-
-def _strings(value: object) -> Iterator[str]:
-    """Every string in a JSON value, but for the names of fields."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _strings(item)
-
-
-def with_texts(request: RerankRequest, texts: Mapping[str, str]) -> RerankRequest:
-    """The request with `texts[text]` in place of each text that is a key of `texts`."""
-    changed = {n: _with(v, texts) for n, v in request.options.items() if n in TEXT_OPTIONS}
-    return replace(
-        request,
-        queries=[texts.get(text, text) for text in request.queries],
-        passages=[texts.get(text, text) for text in request.passages],
-        options={**request.options, **changed},
-    )
-
-
-def _with(value: object, texts: Mapping[str, str]) -> object:
-    if isinstance(value, str):
-        return texts.get(value, value)
-    if isinstance(value, Mapping):
-        return {key: _with(item, texts) for key, item in value.items()}
-    return [_with(item, texts) for item in value] if isinstance(value, list) else value

@@ -18,6 +18,7 @@ from serve.catalog import Catalog
 from serve.errors import StartError
 from serve.gateway import Gateway
 from serve.home import Home
+from serve.protocol import Protocol
 from serve.stack import Stack
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ def _http_config(gateway: Gateway) -> uvicorn.Config:
     return uvicorn.Config(
         gateway,
         loop="none",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -11,7 +11,7 @@ from typing import Literal
 
 import yaml
 
-from serve.dialects.base import ENGINE_FIELDS, engine_options
+from serve.dialects.options import ENGINE_FIELDS, engine_options
 from serve.errors import ConfigError, InvalidRequest
 from serve.reader import Reader, compose, nearest
 from serve.rerank import Score

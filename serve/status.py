@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from serve.cascade import CascadePool
 from serve.catalog import Catalog
+from serve.dialects import tei
 from serve.pool import Pool, Replica
 
 
@@ -42,16 +43,37 @@ def _replica(replica: Replica, now: float) -> dict[str, object]:
 
 def models(catalog: Catalog, *, created: int) -> dict[str, object]:
     """The body of `/v1/models`: the names that `model` may hold, in OpenAI's form and more."""
-    common = {"object": "model", "created": created, "owned_by": "rerank-serve"}
-    listed = [
-        {"id": name, **common, **_model(pool, catalog)}
-        for pool in catalog.pools
-        for name in pool.model.names
-    ]
-    listed += [
-        {"id": cascade.name, **common, **_cascade(cascade, catalog)} for cascade in catalog.cascades
-    ]
+    listed = [model(catalog, name, created=created) for name in catalog.names]
     return {"object": "list", "data": listed}
+
+
+def model(catalog: Catalog, name: str, *, created: int) -> dict[str, object]:
+    """The body of `/v1/models/{name}`. Raises NotFound for a name that no request may hold."""
+    served = catalog.choose(model=name, use_llm=False)
+    name = catalog.name_of(served, name)
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "rerank-serve",
+        "model_type": "rerank",  # by which xinference's clients know a reranker
+        "model_name": name,
+        **(_model(served, catalog) if isinstance(served, Pool) else _cascade(served, catalog)),
+    }
+
+
+def info(catalog: Catalog) -> dict[str, object]:
+    """The body of TEI's `/info`: of the default model, or of a cascade's first."""
+    served = catalog.default
+    pool = served.first if isinstance(served, CascadePool) else served
+    return tei.info(
+        served.name,
+        revision=pool.model.revision,
+        max_input_length=pool.reading.max_model_len,
+        dtype=pool.model.vllm.get("dtype"),
+        passages=pool.model.limits.passages,
+        pairs=pool.model.limits.pairs_in_flight,
+    )
 
 
 def _model(pool: Pool, catalog: Catalog) -> dict[str, object]:

@@ -30,6 +30,8 @@ def test_without_keys_everyone_may():
     [
         ({"authorization": "Bearer one"}, True),
         ({"authorization": "BEARER  two "}, True),
+        ({"authorization": "two"}, True),
+        ({"authorization": "Bearer", "x_api_key": "two"}, True),
         ({"x_api_key": "two"}, True),
         ({"api_key": "one"}, True),
         ({}, False),

@@ -2,11 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 
-from serve.dialects import cohere, simple, vllm_score
-from serve.dialects.base import Body, Dialect
+from serve.dialects import documents, mixedbread, nim, pinecone, simple, tei, vllm_score, voyage
+from serve.dialects.base import Body, Dialect, Headers
 from serve.errors import InvalidRequest
 
-DIALECTS: Sequence[Dialect] = (cohere.V2, cohere.V1, simple.DIALECT, vllm_score.DIALECT)
+# Of those that share a path, the first that a body fits is taken: the particular before the plain.
+DIALECTS: Sequence[Dialect] = (
+    pinecone.DIALECT,
+    voyage.DIALECT,
+    nim.SHARED_PATHS,
+    nim.OWN_PATHS,
+    mixedbread.DIALECT,
+    tei.DIALECT,
+    simple.DIALECT,
+    documents.V1,
+    documents.V2,
+    documents.VLLM,
+    vllm_score.DIALECT,
+)
 
 
 def by_path(dialects: Sequence[Dialect] = DIALECTS) -> Mapping[str, Sequence[Dialect]]:
@@ -18,18 +31,20 @@ def by_path(dialects: Sequence[Dialect] = DIALECTS) -> Mapping[str, Sequence[Dia
     return table
 
 
-def choose(dialects: Sequence[Dialect], body: Body) -> Dialect:
-    """Which of the dialects of one path `body` is in. Raises InvalidRequest unless it is in one."""
-    given = [m for dialect in dialects for m in dialect.marks if body.get(m) is not None]
-    if len(set(given)) > 1:
-        both = " and ".join(f"`{mark}`" for mark in given)
+def choose(sharing: Sequence[Dialect], body: Body, headers: Headers) -> Dialect:
+    """Which of the dialects of one path a body is in. Raises InvalidRequest unless it is in one."""
+    fields = list(dict.fromkeys(dialect.texts for dialect in sharing))
+    given = [field for field in fields if body.get(field) is not None]
+    if len(given) > 1:
+        both = " and ".join(f"`{field}`" for field in given)
         raise InvalidRequest(
             f"The body has {both}: send one list of texts to rank.", param=given[1]
         )
-    for dialect in dialects:
-        if not dialect.marks or any(body.get(mark) is not None for mark in dialect.marks):
+    for dialect in sharing:
+        is_there = not dialect.texts or dialect.texts in given
+        if is_there and dialect.is_meant(body, headers):
             return dialect
-    marks = " or ".join(f"`{mark}`" for dialect in dialects for mark in dialect.marks)
+    words = " or ".join(f"`{field}`" for field in reversed(fields))
     raise InvalidRequest(
-        f"The body has no list of texts to rank: send {marks}.", param=dialects[0].marks[0]
+        f"The body has no list of texts to rank: send {words}.", param=sharing[-1].texts
     )

@@ -6,7 +6,8 @@ back as their beginnings only: the agent has sent the texts, and what returns fi
 
 from collections.abc import Mapping, Sequence
 
-from serve.dialects.base import Body, Dialect, not_empty, optional_text, string, text, texts
+from serve.dialects.base import Body, Dialect
+from serve.dialects.fields import not_empty, optional_text, string, text, texts
 from serve.errors import InvalidRequest, RequestError
 from serve.rerank import RerankRequest, RerankResult
 
@@ -156,7 +157,7 @@ def excerpt(passage: str) -> str:
     return line[: EXCERPT_CHARS - 1] + "…"
 
 
-def render_error(error: RequestError) -> object:
+def render_error(error: RequestError, id: str) -> object:
     """A message refused as a whole. What a call of the tool meets is told in the call's result."""
     return {
         "jsonrpc": "2.0",
@@ -165,4 +166,4 @@ def render_error(error: RequestError) -> object:
     }
 
 
-DIALECT = Dialect("mcp", (PATH,), (), parse, render, render_error)
+DIALECT = Dialect("mcp", (PATH,), "", parse, render, render_error)

@@ -1,6 +1,8 @@
 """The simple route: `{query, passages, use_llm}` → a list of scores, one for each passage."""
 
-from serve.dialects.base import Body, Dialect, common, string, text, texts
+from serve.dialects.base import Body, Dialect
+from serve.dialects.fields import string, text, texts
+from serve.dialects.options import common
 from serve.rerank import RerankRequest, RerankResult
 
 
@@ -16,4 +18,4 @@ def render(request: RerankRequest, result: RerankResult) -> object:
     return result.scores
 
 
-DIALECT = Dialect("simple", ("/rerank", "/v1/rerank"), ("passages",), parse, render)
+DIALECT = Dialect("simple", ("/rerank", "/v1/rerank"), "passages", parse, render)

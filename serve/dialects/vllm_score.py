@@ -1,6 +1,9 @@
 """vLLM's score API: one text against many, or pair by pair, in the request's order."""
 
-from serve.dialects.base import Body, Dialect, common, not_empty, string_or_document, text, texts
+from serve.dialects.base import Body, Dialect
+from serve.dialects.documents import chunk_of
+from serve.dialects.fields import not_empty, string_or_document, text, texts
+from serve.dialects.options import common
 from serve.errors import InvalidRequest
 from serve.rerank import RerankRequest, RerankResult
 
@@ -36,21 +39,24 @@ def _sides(body: Body) -> tuple[str, str]:
 
 def _either(body: Body, name: str) -> list[str]:
     """A text alone or a list of them."""
-    if isinstance(body[name], str):
+    if isinstance(body[name], str | dict):
         return [text(body, name)]
     return texts(body, name, read=string_or_document)
 
 
 def render(request: RerankRequest, result: RerankResult) -> object:
+    data: list[dict[str, object]] = [
+        {"index": index, "object": "score", "score": score, "raw_score": raw}
+        for index, (score, raw) in enumerate(zip(result.scores, result.raw, strict=True))
+    ]
+    for index, chunk in result.chunks.items():
+        data[index]["chunk"] = chunk_of(chunk)
     return {
         "id": result.id,
         "object": "list",
         "created": result.created,
         "model": result.model,
-        "data": [
-            {"index": index, "object": "score", "score": score, "raw_score": raw}
-            for index, (score, raw) in enumerate(zip(result.scores, result.raw, strict=True))
-        ],
+        "data": data,
         "usage": {
             "prompt_tokens": result.prompt_tokens,
             "total_tokens": result.prompt_tokens,
@@ -60,4 +66,4 @@ def render(request: RerankRequest, result: RerankResult) -> object:
     }
 
 
-DIALECT = Dialect("vllm-score", ("/score", "/v1/score"), (), parse, render)
+DIALECT = Dialect("vllm-score", ("/score", "/v1/score"), "", parse, render)

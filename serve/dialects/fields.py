@@ -1,0 +1,166 @@
+"""How all dialects read the fields of a body.
+
+A null is "not given", as clients send it. Numbers and booleans are taken as lenient servers take
+them (`"true"`, `1`, `5.0`, `"5"`). What does not fit raises InvalidRequest with the field, the
+index and the remedy.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+
+from serve.dialects.base import Body
+from serve.errors import InvalidRequest
+
+_TRUE = ("true", "1", "yes", "on")
+_FALSE = ("false", "0", "no", "off")
+_MOST = 10**9  # whole numbers beyond it mean no more than it does
+_MOST_DIGITS = 18  # of a whole number in a string
+
+
+def optional_text(body: Body, name: str) -> str | None:
+    """A string, or None when the field is absent, null or empty."""
+    value = body.get(name)
+    if value is None or isinstance(value, str):
+        return value or None
+    raise InvalidRequest(f"{name} must be a string.", param=name)
+
+
+def text(body: Body, name: str) -> str:
+    """A text that must be there; it may be empty."""
+    found = string_or_document(body.get(name))
+    if found is None:
+        raise InvalidRequest(f"{name} must be a string; it is {kind(body.get(name))}.", param=name)
+    return found
+
+
+def texts(body: Body, name: str, *, read: Callable[[object], str | None]) -> list[str]:
+    """A list of texts; `read` gives an item's text, or None when the item is none."""
+    items = _listed(body, name)
+    found = [read(item) for item in items]
+    if None in found:
+        words = "a string" if read is string else 'a string or {"text": …}'
+        index = found.index(None)
+        where = f"{name}[{index}]"
+        raise InvalidRequest(
+            f"{where} must be a text; it is {kind(items[index])}: send {words}.", param=where
+        )
+    return found  # type: ignore[return-value]  # no None is left in it
+
+
+def string(item: object) -> str | None:
+    """The text of an item that must be a plain string."""
+    return item if isinstance(item, str) else None
+
+
+def string_or_document(item: object) -> str | None:
+    """The text of a string, of `{"text": …}`, or of `{"content": …}`, where vLLM's own API also
+    takes a list of `{"type": "text", "text": …}`."""
+    if not isinstance(item, dict):
+        return string(item)
+    value = item.get("content") if item.get("text") is None else item["text"]
+    if isinstance(value, list) and value:
+        parts = [string(part.get("text")) if isinstance(part, dict) else None for part in value]
+        return None if None in parts else "\n".join(part or "" for part in parts)
+    return string(value)
+
+
+def documents(body: Body, name: str) -> tuple[list[str], Sequence[object] | None]:
+    """The texts of documents, one at least; and the documents as they came, unless every one of
+    them is a string.
+
+    `rank_fields` names the fields of an object that are read, in their order, a line each.
+    """
+    items: list[Any] = _listed(body, name)
+    not_empty(items, name)
+    if all(isinstance(item, str) for item in items):
+        return items, None
+    names = texts(body, "rank_fields", read=string) if body.get("rank_fields") else []
+    return [_document(item, names, f"{name}[{index}]") for index, item in enumerate(items)], items
+
+
+def _document(item: object, names: Sequence[str], where: str) -> str:
+    if isinstance(item, dict) and names:
+        values = [item[name] for name in names if item.get(name) is not None]
+        if values:
+            return "\n".join(v if isinstance(v, str) else orjson.dumps(v).decode() for v in values)
+        words = f"it has none of the rank_fields ({', '.join(names)})"
+    elif isinstance(item, dict):
+        found = string_or_document(item)
+        if found is not None:
+            return found
+        words = "it has no string in `text` or `content`: name its fields in `rank_fields`"
+    elif isinstance(item, str):
+        return item
+    else:
+        words = f'it is {kind(item)}: send a string or {{"text": …}}'
+    raise InvalidRequest(f"{where} must be a text; {words}.", param=where)
+
+
+def boolean(body: Body, name: str, *, default: bool) -> bool:
+    value = body.get(name)
+    if value is None or value == "":
+        return default
+    if isinstance(value, bool):
+        return value
+    word = str(value).lower() if isinstance(value, str | int) else ""
+    if word in _TRUE or word in _FALSE:
+        return word in _TRUE
+    raise InvalidRequest(f"{name} must be true or false.", param=name)
+
+
+def whole(body: Body, name: str, words: str, *, least: int) -> int | None:
+    """A whole number from `least`, or None when it is not given; `words` say what is allowed."""
+    value = body.get(name)
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and value.strip().removeprefix("-").isdecimal():
+        value = int(value) if len(value) <= _MOST_DIGITS else _MOST
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is not int or value < least:
+        raise InvalidRequest(f"{name} must be {words}.", param=name)
+    return min(value, _MOST)
+
+
+def count(body: Body, *names: str) -> int | None:
+    """The first of `names` that is given, as how many are wanted at most; 0 and null are None."""
+    for name in names:
+        value = whole(body, name, "a whole number, 0 for the default", least=0)
+        if value is not None:
+            return value or None
+    return None
+
+
+def choice(body: Body, name: str, *words: str, where: str | None = None) -> str | None:
+    """One of `words`, in any case, or None when it is not given."""
+    value = body.get(name)
+    if value is None or value == "":
+        return None
+    for word in words:
+        if isinstance(value, str) and value.lower() == word.lower():
+            return word
+    named = where or name
+    raise InvalidRequest(f"{named} must be one of {', '.join(words)}.", param=named)
+
+
+def not_empty(items: Sequence[object], name: str) -> None:
+    """Raises InvalidRequest when there is nothing to score."""
+    if not items:
+        raise InvalidRequest(f"{name} is empty: send one text at least.", param=name)
+
+
+def kind(value: object) -> str:
+    """A JSON value's type in a user's words."""
+    kinds = {str: "a string", dict: "an object", list: "a list", bool: "a boolean"}
+    if value is None:
+        return "null or missing"
+    return kinds.get(type(value), "a number")
+
+
+def _listed(body: Body, name: str) -> list[object]:
+    items = body.get(name)
+    if not isinstance(items, list):
+        raise InvalidRequest(f"{name} must be a list; it is {kind(items)}.", param=name)
+    return items

@@ -1,0 +1,40 @@
+"""NVIDIA NIM's ranking API: query and passages are objects, the answer holds raw values."""
+
+from serve.dialects.base import Body, Dialect, Headers
+from serve.dialects.fields import choice, not_empty, string_or_document, text, texts
+from serve.dialects.options import common
+from serve.rerank import RerankRequest, RerankResult
+
+
+def is_meant(body: Body, headers: Headers) -> bool:
+    """Whether query and passages are objects: the simple route's are strings."""
+    passages = body.get("passages")
+    return isinstance(body.get("query"), dict) or (
+        isinstance(passages, list) and bool(passages) and isinstance(passages[0], dict)
+    )
+
+
+def parse(body: Body) -> RerankRequest:
+    passages = texts(body, "passages", read=string_or_document)
+    not_empty(passages, "passages")
+    return RerankRequest(
+        queries=[text(body, "query")],
+        passages=passages,
+        is_ranked=True,
+        may_cut=choice(body, "truncate", "NONE", "END") != "NONE",
+        echo=False,
+        **common(body),
+    )
+
+
+def render(request: RerankRequest, result: RerankResult) -> object:
+    return {
+        "rankings": [{"index": index, "logit": result.raw[index]} for index in result.ranking],
+        "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
+    }
+
+
+OWN_PATHS = Dialect("nim", ("/v1/ranking", "/ranking"), "passages", parse, render)
+SHARED_PATHS = Dialect(
+    "nim", ("/v1/rerank", "/rerank"), "passages", parse, render, is_meant=is_meant
+)
