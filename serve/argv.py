@@ -27,6 +27,9 @@ CPU_ENV: Mapping[str, str] = {
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
     "MKL_CBWR": "AUTO,STRICT",
 }
+# Every engine, unless its YAML says otherwise: a request's `priority` is heeded (vLLM's own default
+# takes the field and does nothing with it); requests of one priority keep their order of arrival.
+ENGINE_FLAGS: Mapping[str, object] = {"scheduling-policy": "priority"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def build(
         "disable-uvicorn-access-log": True,
         "disable-fastapi-docs": True,
     }
+    flags = {**ENGINE_FLAGS, **model.vllm}
     env = {
         **ENGINE_ENV,
         "TMPDIR": str(PurePath(socket).parent),  # vLLM's own sockets and files beside ours
@@ -66,7 +70,7 @@ def build(
         **(CPU_ENV if device == "cpu" else {}),
         **{key: str(value) for key, value in model.env.items()},
     }
-    return Command((*vllm, *_arguments(own), *_arguments(model.vllm)), env)
+    return Command((*vllm, *_arguments(own), *_arguments(flags)), env)
 
 
 def _arguments(flags: Mapping[str, object]) -> Iterator[str]:

@@ -46,6 +46,8 @@ class CascadePool:
         self.then.check(to_then, self.keep)
         loop, names = asyncio.get_running_loop(), Names(model=model, id=id, created=created)
         deadline = loop.time() + self.timeout_s
+        if not request.may_cut:  # nor by the second, which must be told with these indices too
+            await self.then.check_whole(to_then, self.timeout_s)
         first = await self.first.rerank(to_first, **names, timeout_s=self.timeout_s)
         kept = rank(first.raw, self.keep)
         best = replace(to_then, passages=[request.passages[index] for index in kept])

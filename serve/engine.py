@@ -1,6 +1,6 @@
 """The only file that talks HTTP to vLLM: one engine on its Unix socket, its errors mapped once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import httptools
@@ -20,6 +20,10 @@ TOO_SLOW = (
     " `limits: {timeout_s: …}`."
 )
 
+_CUTTING = ("truncate_prompt_tokens", *LLM_LIMITS)  # the fields that have vLLM cut a text
+_SPECIALS = 8  # more special tokens than around any model's pair
+_TOKENS_PER_BYTE = 6  # at most: three bytes (U+FDFA) may become eighteen tokens
+
 
 def encode(request: RerankRequest) -> bytes:
     """The body that asks vLLM's `/score` for the raw values of `request`'s pairs.
@@ -38,15 +42,48 @@ def encode(request: RerankRequest) -> bytes:
         raise InvalidRequest(f"An option of the body is not usable: {error}.") from error
 
 
-def options(request: RerankRequest, model: Model, max_model_len: int | None) -> dict[str, object]:
+def options(
+    request: RerankRequest, model: Model, max_model_len: int | None, *, may_cut: bool = True
+) -> dict[str, object]:
     """vLLM's request fields: the model's own, over them what the client asked for and may have.
 
     A token limit beyond the model's length means "no limit" (vLLM refuses it). An LLM reranker's
-    prompt ends with its instruction, so nothing may cut the prompt as a whole.
+    prompt ends with its instruction, so nothing may cut the prompt as a whole. If not `may_cut`,
+    vLLM is told to refuse a text that is too long. Raises InvalidRequest.
     """
     if model.template is None:
         _refuse_instruction(request.options)
     fields = {**model.request, **request.options}
+    _refuse_left(fields.pop("truncation_side", "right"))
+    whole = fields.get("truncate_prompt_tokens")
+    if isinstance(whole, int) and max_model_len and whole > max_model_len:
+        fields["truncate_prompt_tokens"] = -1
+    _clamp_limits(fields, model, max_model_len)
+    if model.llm and fields.pop("truncate_prompt_tokens", -1) != -1:
+        raise InvalidRequest(
+            "truncate_prompt_tokens would cut this model's instruction: use max_tokens_per_doc"
+            " and max_tokens_per_query, or -1.",
+            param="truncate_prompt_tokens",
+        )
+    if not may_cut:
+        return {name: value for name, value in fields.items() if name not in _CUTTING}
+    if model.score.of == "logit" and not model.llm:
+        _leave_room(fields, request.queries, max_model_len)
+    return fields
+
+
+def _refuse_left(side: object) -> None:
+    if side != "right":  # which is how every model is cut, its special tokens kept
+        raise InvalidRequest(
+            "truncation_side 'left' would take the query from the pair and its special tokens with"
+            " it: leave it out, and send the end of a long text, or have it scored in parts"
+            " (max_chunks_per_doc).",
+            param="truncation_side",
+        )
+
+
+def _clamp_limits(fields: dict[str, object], model: Model, max_model_len: int | None) -> None:
+    """Takes limits for one text that are beyond the model's own for those."""
     for name in LLM_LIMITS:
         most = model.request.get(name) if model.llm else (max_model_len or 0) - 1
         value = fields.get(name)
@@ -54,13 +91,23 @@ def options(request: RerankRequest, model: Model, max_model_len: int | None) -> 
             continue
         if value > most or (model.llm and value == 0):
             fields[name] = most if model.llm else 0
-    if model.llm and fields.pop("truncate_prompt_tokens", -1) != -1:
-        raise InvalidRequest(
-            "truncate_prompt_tokens would cut this model's instruction: use max_tokens_per_doc"
-            " and max_tokens_per_query, or -1.",
-            param="truncate_prompt_tokens",
+
+
+def _leave_room(
+    fields: dict[str, object], queries: Sequence[str], max_model_len: int | None
+) -> None:
+    """With max_tokens_per_doc, vLLM cuts a pair's passage alone, and fails where its query leaves
+    no room: so a long query gets a limit too, of three quarters of the pair."""
+    whole = fields.get("truncate_prompt_tokens")
+    whole = max_model_len if whole == -1 else whole
+    if not fields.get("max_tokens_per_doc") or not isinstance(whole, int):
+        return
+    most = max(1, whole * 3 // 4 - _SPECIALS)
+    if any(_TOKENS_PER_BYTE * len(query.encode("utf-8", "replace")) > most for query in queries):
+        asked = fields.get("max_tokens_per_query")
+        fields["max_tokens_per_query"] = (
+            min(most, asked) if isinstance(asked, int) and asked else most
         )
-    return fields
 
 
 def _refuse_instruction(asked: Mapping[str, object]) -> None:
@@ -89,7 +136,10 @@ def error_of(status: int, body: bytes) -> RequestError:
     """Our exception for vLLM's error answer: its 4xx concern the request, all else the engine."""
     message = _message_of(body)
     if "maximum context length" in message:
-        message += " Shorten `instruction`, or lower max_tokens_per_query or max_tokens_per_doc."
+        message += (
+            " Shorten the texts or `instruction`, let texts be cut, or lower max_tokens_per_query"
+            " or max_tokens_per_doc."
+        )
     if 400 <= status < 500:
         return InvalidRequest(f"The engine refused the request: {message}")
     if status == 503:

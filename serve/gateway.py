@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serve import dialects, page, status
+from serve import dialects, docs, openapi, page, status
 from serve.agents import Agents, Tool, check_origin
 from serve.auth import Keys
 from serve.catalog import Catalog
@@ -21,15 +22,19 @@ from serve.engine import RETRY_AFTER_S
 from serve.errors import InternalError, MethodNotAllowed, NotFound, RequestError, Unavailable
 from serve.messages import json_response, read_body, request_id
 from serve.metrics import CONTENT_TYPE, Metrics
+from serve.openapi_errors import CUT_HEADER
 from serve.paths import normal
 from serve.rerank import RerankRequest, RerankResult
 
 log = logging.getLogger(__name__)
 
 CLUSTER_PATH = "/v1/cluster/auth"  # xinference's clients send a key only if this says so
-OPEN_PATHS = page.PATHS | {"/health", "/health/live", "/health/ready", CLUSTER_PATH}  # need no key
+OPEN_PATHS = (  # need no key
+    page.PATHS
+    | {docs.PATH, openapi.PATH}
+    | {"/health", "/health/live", "/health/ready", CLUSTER_PATH}
+)
 MODELS_PATH = "/v1/models"
-CUT_HEADER = "x-rerank-truncated"  # indices of passages that the model did not read whole
 MOST_CUT = 500  # of them in the header, whose length clients bound
 
 
@@ -64,7 +69,7 @@ class Gateway:
         self.in_flight = 0  # requests
         self.idle = asyncio.Event()  # set while there are none
         self.idle.set()
-        self._routes: Mapping[str, Mapping[str, Handler]] = {
+        self.routes: Mapping[str, Mapping[str, Handler]] = {
             "/health": {"GET": self.ready},
             "/health/live": {"GET": self.live},
             "/health/ready": {"GET": self.ready},
@@ -73,7 +78,7 @@ class Gateway:
             CLUSTER_PATH: {"GET": self.cluster},
             tei.INFO_PATH: {"GET": self.info},
             agent.PATH: {"POST": self.agent},
-            **{path: {"GET": partial(self.page, *file)} for path, file in page.load().items()},
+            **{path: {"GET": partial(self.page, *file)} for path, file in self._files().items()},
             **{
                 path: {"POST": partial(self.rerank, sharing)}
                 for path, sharing in dialects.by_path().items()
@@ -120,7 +125,7 @@ class Gateway:
         path, method = normal(request.scope["path"]), request.method
         if path not in OPEN_PATHS:
             self._keys.check(request.headers)
-        methods = self._routes.get(path)
+        methods = self.routes.get(path)
         if methods is None and path.startswith(f"{MODELS_PATH}/"):
             methods = {"GET": partial(self.model, path.removeprefix(f"{MODELS_PATH}/"))}
         if methods is None:
@@ -137,6 +142,15 @@ class Gateway:
             self.idle.clear()
         else:
             self.idle.set()
+
+    def _files(self) -> Mapping[str, tuple[str, bytes]]:
+        """Path → content type and content, of what is the same for every request."""
+        document = openapi.build(open_paths=OPEN_PATHS, needs_key=bool(self._keys))
+        return {
+            **page.load(),
+            openapi.PATH: ("application/json", orjson.dumps(document)),
+            docs.PATH: ("text/html; charset=utf-8", docs.render(document).encode()),
+        }
 
     # -- scoring ---------------------------------------------------------------------------------
 

@@ -7,10 +7,13 @@ from functools import partial
 
 from tokenizers import Tokenizer
 
+from serve.bounds import TokenBound
+from serve.errors import InvalidRequest
 from serve.rerank import RerankRequest
 
-GROWTH = 33  # the most bytes of a character's normal form in UTF-8 (U+FDFA has them)
 SLICE_CHARS = 100_000  # tokenized in one go, about 30 ms
+# A part of a passage may have what its query leaves, but this share of the two's room at least.
+PASSAGE_SHARE = 1 / 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +49,28 @@ class Lengths:
     def __init__(self, tokenizer: Tokenizer, *, is_pair: bool) -> None:
         """Raises ValueError for a tokenizer that cannot count."""
         self._tokenizer = tokenizer
-        # Most give a character one token; those that prefix each piece of a word give it two.
-        self._most_each = 1 if self.count(["1.a." * 16])[0] <= 4 * 16 + 1 else 2
+        self.bound = TokenBound(tokenizer)
+        self.count(["1.a."])  # raises for a vocabulary with holes
         self._is_pair = is_pair
-        self._specials = tokenizer.num_special_tokens_to_add(is_pair)
+        self.specials = tokenizer.num_special_tokens_to_add(is_pair)
 
     def may_cut_any(
-        self, query_chars: int, passage_chars: int, limits: TokenLimits, *, is_ascii: bool
+        self, request: RerankRequest, limits: TokenLimits, *, is_ascii: bool = False
     ) -> bool:
-        """Whether a pair of at most so many characters may be cut."""
-        query, passage = self._bound(query_chars, is_ascii), self._bound(passage_chars, is_ascii)
+        """Whether a pair may be cut, told from the texts' bounds alone; `is_ascii` says that all
+        of them are plain, so that the longest has the highest bound."""
+        query, passage = (
+            self.bound(max(texts, key=len)) if is_ascii else max(map(self.bound, texts))
+            for texts in (request.queries, request.passages)
+        )
         return bool(self.beyond([query], [passage], limits))
 
     def suspects(self, request: RerankRequest, limits: TokenLimits) -> list[int]:
-        """Indices of the pairs that may be cut, from the texts' lengths alone."""
+        """Indices of the pairs that may be cut, told from the texts' bounds alone."""
         queries, passages = (
-            [self._bound(len(text), text.isascii()) for text in texts]
-            for texts in (request.queries, request.passages)
+            list(map(self.bound, texts)) for texts in (request.queries, request.passages)
         )
         return self.beyond(queries, passages, limits)
-
-    def _bound(self, chars: int, is_ascii: bool) -> int:
-        """The most tokens that so many characters can give: one (or two) for each byte of their
-        normal form, and one before them."""
-        return self._most_each * chars * (1 if is_ascii else GROWTH) + 1
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without special ones. It takes the time of tokenizing them, outside
@@ -82,11 +83,11 @@ class Lengths:
             raise ValueError(f"the tokenizer failed: {error}") from error
 
     def beyond(
-        self, queries: Sequence[int], passages: Sequence[int], limits: TokenLimits
+        self, queries: Sequence[float], passages: Sequence[float], limits: TokenLimits
     ) -> list[int]:
         """Places of the pairs that do not fit, from their lengths in tokens; one query or each
         its own."""
-        room = limits.whole - self._specials
+        room = limits.whole - self.specials
         if len(queries) == 1:
             queries = [queries[0]] * len(passages)
         return [
@@ -96,6 +97,60 @@ class Lengths:
             or passage > limits.passage
             or (query + passage if self._is_pair else max(query, passage)) > room
         ]
+
+    def room(self, query: int, limits: TokenLimits) -> float:
+        """The most tokens of a passage that are read along with a query of `query` tokens."""
+        room = limits.whole - self.specials
+        if self._is_pair and room < math.inf:
+            # The longer text is cut first: beside a passage of this share, that is the query.
+            room = max(room - min(query, limits.query), int(room * PASSAGE_SHARE))
+        return max(1, min(limits.passage, room))
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of a text stands in it, in characters. Raises ValueError when the
+        tokenizer cannot tell."""
+        try:
+            # As a batch, since only that works outside Python's lock.
+            encodings = self._tokenizer.encode_batch([text], add_special_tokens=False)
+            return list(encodings[0].offsets)
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"the tokenizer failed: {error}") from error
+
+    def refusal(
+        self,
+        request: RerankRequest,
+        index: int,
+        query: int,
+        passage: int,
+        limits: TokenLimits,
+        parts: int = 1,
+    ) -> InvalidRequest:
+        """What is told of a pair that does not fit, when nothing may be cut: its `query` and
+        `passage` (or the last of its `parts`) have so many tokens."""
+        if query > self._most_of_query(limits):
+            one = len(request.queries) == 1
+            where = request.fields[0] if one else f"{request.fields[0]}[{index}]"
+            reads = f"has {query} tokens, and the model reads {self._most_of_query(limits):.0f}"
+            return InvalidRequest(
+                f"{where} {reads} of it: shorten it, or let it be cut.", param=where
+            )
+        where = f"{request.fields[1]}[{index}]"
+        room = f"{self.room(query, limits):.0f}"
+        if parts > 1:
+            words = f"is longer than {parts} parts of {room} tokens: raise max_chunks_per_doc,"
+        else:
+            words = (
+                f"has {passage} tokens, and the model reads {room} of it beside its query: have it"
+                " scored in parts (max_chunks_per_doc),"
+            )
+        return InvalidRequest(f"{where} {words} shorten it, or let it be cut.", param=where)
+
+    def _most_of_query(self, limits: TokenLimits) -> float:
+        """The most tokens that are read of a query, however short its passage's share is."""
+        room = limits.whole - self.specials
+        if self._is_pair and room < math.inf:
+            room -= int(room * PASSAGE_SHARE)
+        return min(limits.query, room)
 
 
 def slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:

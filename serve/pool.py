@@ -1,8 +1,8 @@
 """One model's engines: which of them takes a request, and what is in flight."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
 from serve.engine import RETRY_AFTER_S, TOO_SLOW, Engine, encode, options
@@ -68,6 +68,16 @@ def check_size(request: RerankRequest, limits: Limits, most: int | None = None) 
             )
 
 
+@asynccontextmanager
+async def _deadline(timeout_s: float) -> AsyncIterator[None]:
+    """Ends its block after `timeout_s` seconds, with DeadlineExceeded."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError as error:
+        raise DeadlineExceeded(TOO_SLOW) from error
+
+
 class Pool:
     """The replicas of one model, and what is known of how it reads."""
 
@@ -117,33 +127,71 @@ class Pool:
         with self._admitted(pairs) as replica:
             if not self.reading.needs_a_look(request):
                 return await replica.engine.score(encode(request), pairs, timeout_s=timeout_s)
-            try:
-                async with asyncio.timeout(timeout_s):
-                    return await self._read_and_score(request, replica, timeout_s)
-            except TimeoutError as error:
-                raise DeadlineExceeded(TOO_SLOW) from error
+            async with _deadline(timeout_s):
+                return await self._read_and_score(request, replica, timeout_s)
 
     async def _read_and_score(
         self, request: RerankRequest, replica: Replica, timeout_s: float
     ) -> RawScores:
         """The raw values of texts that must be looked at, and which pairs are cut."""
-        request = await self.reading.neutral(request)
-        cutting = asyncio.create_task(self.reading.cut(request))
+        neutral = await self.reading.neutral(request)
+        if request.max_chunks > 1:
+            return await self._score_parts(request, neutral, replica, timeout_s)
+        if not request.may_cut:
+            await self.reading.refuse_cuts(neutral)
+            return await self._score_texts(neutral, replica, timeout_s)
+        cutting = asyncio.create_task(self.reading.cut(neutral))
         try:
-            pairs = len(request.passages)
-            raw = await replica.engine.score(encode(request), pairs, timeout_s=timeout_s)
+            raw = await self._score_texts(neutral, replica, timeout_s)
             return replace(raw, cut=await cutting)
         finally:
             cutting.cancel()
             await asyncio.wait({cutting})
 
+    async def _score_parts(
+        self, request: RerankRequest, neutral: RerankRequest, replica: Replica, timeout_s: float
+    ) -> RawScores:
+        """The raw values of a request whose long passages are scored in parts."""
+        split = await self.reading.split(request, neutral, self.model.limits.passages)
+        own = len(request.passages)
+        with self._admitted(len(split.request.passages) - own, own=own, replica=replica):
+            return split.join(await self._score_texts(split.request, replica, timeout_s))
+
+    async def _score_texts(
+        self, request: RerankRequest, replica: Replica, timeout_s: float
+    ) -> RawScores:
+        """The engine's answer for texts that are ready for it."""
+        pairs = len(request.passages)
+        return await replica.engine.score(encode(request), pairs, timeout_s=timeout_s)
+
+    async def check_whole(self, request: RerankRequest, timeout_s: float) -> None:
+        """Raises InvalidRequest unless every text would be read whole (in parts, where the request
+        allows it), DeadlineExceeded when that takes more than `timeout_s` seconds."""
+        request = replace(request, options=self.check(request))
+        if not request.passages or not self.reading.needs_a_look(request):
+            return
+        async with _deadline(timeout_s):
+            neutral = await self.reading.neutral(request)
+            if request.max_chunks > 1:
+                await self.reading.split(request, neutral, self.model.limits.passages)
+            else:
+                await self.reading.refuse_cuts(neutral)
+
     def check(self, request: RerankRequest, most: int | None = None) -> Mapping[str, object]:
         """vLLM's fields for a request that this model can take now, of whose passages it will be
         sent `most`. Raises RequestError."""
         pick(self.name, self.replicas)
+        fields = options(
+            request,
+            self.model,
+            self.reading.max_model_len,
+            # Where nobody can tell beforehand, the engine itself must refuse what is too long.
+            may_cut=request.may_cut or self.reading.lengths is not None,
+        )
         if request.passages:
             check_size(request, self.model.limits, most)
-        return options(request, self.model, self.reading.max_model_len)
+            self.reading.check(replace(request, options=fields))
+        return fields
 
     def close(self) -> None:
         """Closes the connections to the engines."""
@@ -152,13 +200,17 @@ class Pool:
             replica.engine.close()
 
     @contextmanager
-    def _admitted(self, pairs: int) -> Iterator[Replica]:
-        """A replica that counts `pairs` as in flight for as long as the block runs."""
-        replica = pick(self.name, self.replicas)
+    def _admitted(
+        self, pairs: int, *, own: int = 0, replica: Replica | None = None
+    ) -> Iterator[Replica]:
+        """A replica that counts `pairs` as in flight for as long as the block runs; or the given
+        one, by a request that has `own` in flight already."""
+        replica = replica or pick(self.name, self.replicas)
         most = self.model.limits.pairs_in_flight
-        if self.pairs and self.pairs + pairs > most:  # an idle pool takes whatever is allowed
+        others = self.pairs - own
+        if others and self.pairs + pairs > most:  # an idle pool takes whatever is allowed
             raise Overloaded(
-                f"{self.pairs} pairs are in flight and the limit is {most}: try again, or raise"
+                f"{others} pairs are in flight and the limit is {most}: try again, or raise"
                 " `limits: {pairs_in_flight: …}`.",
                 retry_after=RETRY_AFTER_S,
             )

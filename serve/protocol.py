@@ -1,31 +1,71 @@
-"""HTTP/1.1 on the wire: uvicorn's protocol over httptools, with one thing mended."""
+"""HTTP/1.1 on the wire: uvicorn's protocol over httptools, with two things mended."""
 
-import re
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-_UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
-_HEAD_END = b"\r\n\r\n"
+from serve.dialects.base import render_error
+from serve.errors import InvalidRequest
 
 
 class Protocol(HttpToolsProtocol):
     """Takes an offer to upgrade (`Upgrade: h2c`, as Java's own client sends it with every request)
     for what it is, an offer: httptools would take all that follows the headers for the other
-    protocol, and the request would lose its body."""
+    protocol, and the request would lose its body. And what is no HTTP is answered with JSON."""
 
-    _is_between = True  # requests: what comes next is a request line, never a body
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.parser = _Parser(self)
 
-    def data_received(self, data: bytes) -> None:
-        if self._is_between:
-            head, end, rest = data.partition(_HEAD_END)
-            if end and b"pgrade" in head.lower():
-                data = _UPGRADE.sub(b"", head) + end + rest
-        super().data_received(data)
+    def plain_head(self) -> bytes:
+        """The head of the message being read, without its offer."""
+        line = b"%s %s HTTP/%s" % (
+            self.parser.get_method(),
+            self.url,
+            self.parser.get_http_version().encode(),
+        )
+        headers = [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([line, *headers, b"\r\n"])
 
-    def on_message_begin(self) -> None:
-        self._is_between = False
-        super().on_message_begin()
+    def on_headers_complete(self) -> None:
+        if not self._has_offer():
+            super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._is_between = True
-        super().on_message_complete()
+        if not self._has_offer():
+            super().on_message_complete()
+
+    def _has_offer(self) -> bool:
+        """Whether the head just read is one that will be read again, without its offer."""
+        if self.parser.get_method() == b"CONNECT":  # no offer: it wants another protocol
+            raise httptools.HttpParserInvalidMethodError("CONNECT is for proxies")
+        return self.parser.should_upgrade()
+
+    def send_400_response(self, msg: str) -> None:
+        error = InvalidRequest(f"{msg} The connection is closed; send HTTP/1.1.")
+        content = orjson.dumps(render_error(error, ""))
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[400] + head % len(content) + content)
+        self.transport.close()
+
+
+class _Parser(httptools.HttpRequestParser):
+    """Reads a head that has an offer to upgrade a second time, without it, and then the body.
+
+    httptools stops behind such a head wherever it ends in what comes by wire, so no search through
+    the bytes is needed, which would find heads in bodies.
+    """
+
+    def __init__(self, protocol: Protocol) -> None:
+        super().__init__(protocol)
+        self._protocol = protocol
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+
+    def feed_data(self, data: Any) -> None:
+        while True:
+            try:
+                return super().feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                data = self._protocol.plain_head() + data[offer.args[0] :]

@@ -6,24 +6,25 @@ more of it than must be.
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-import orjson
-from tokenizers import AddedToken, Tokenizer
-
-from serve.lengths import Lengths, TokenLimits, slices
-from serve.rerank import RerankRequest, texts_of, with_texts
+from serve.chunks import Part, Split, is_left_over, parts_of, split
+from serve.errors import InternalError, InvalidRequest
+from serve.lengths import SLICE_CHARS, Lengths, TokenLimits, slices
+from serve.rerank import RerankRequest
 from serve.specials import USUAL_SPECIALS, Specials
+from serve.texts import texts_of, with_texts
+from serve.tokens import load
 
 log = logging.getLogger(__name__)
 
-_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-_SPECIAL_NAMES = (
-    "bos_token eos_token unk_token sep_token pad_token cls_token mask_token"
-    " additional_special_tokens extra_special_tokens"
-).split()
+T = TypeVar("T")
 
 
 class Reading:
@@ -40,9 +41,24 @@ class Reading:
 
         `template` is the model's prompt template, `is_pair` as in `Lengths`.
         """
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._thread, _learn, file, template, is_pair)
-        self.specials, self.lengths = found
+        self.specials, self.lengths = await self._run(lambda: _learn(file, template, is_pair))
+
+    def check(self, request: RerankRequest) -> None:
+        """Raises InvalidRequest for what cannot be done with this model's tokenizer, or without."""
+        limits = self._limits(request)
+        if self.lengths is not None and limits.whole <= self.lengths.specials + 1:
+            least = self.lengths.specials + 2
+            raise InvalidRequest(
+                f"truncate_prompt_tokens leaves no room for a query and a passage beside"
+                f" {self.lengths.specials} special tokens: send {least} at least.",
+                param="truncate_prompt_tokens",
+            )
+        if self.lengths is None and request.max_chunks > 1 and _is_long(request, limits):
+            raise InvalidRequest(
+                "max_chunks_per_doc: this model's tokenizer is not known, so an over-long text"
+                " cannot be split for it: send 1, or split the text yourself.",
+                param="max_chunks_per_doc",
+            )
 
     def needs_a_look(self, request: RerankRequest) -> bool:
         """Whether a special token may be in a text, or a pair may be cut; mostly not.
@@ -50,91 +66,146 @@ class Reading:
         It is told from all texts as one and from their greatest lengths, in microseconds.
         """
         whole = "\n".join(texts_of(request))
+        is_ascii = whole.isascii()
+        if not is_ascii and len(whole) > SLICE_CHARS:
+            return True  # which takes longer to tell than the event loop may stand still
         if self.specials.could_hold(whole):
             return True
         return self.lengths is not None and self.lengths.may_cut_any(
-            max(map(len, request.queries)),
-            max(map(len, request.passages)),
-            TokenLimits.of(request.options, self.max_model_len),
-            is_ascii=whole.isascii(),
+            request, self._limits(request), is_ascii=is_ascii
         )
 
     async def neutral(self, request: RerankRequest) -> RerankRequest:
         """The request with nothing in its texts that becomes a special token."""
-        suspects = list({text for text in texts_of(request) if self.specials.could_hold(text)})
-        loop = asyncio.get_running_loop()
+        specials = self.specials
+        suspects = await self._run(lambda: _suspects(specials, request))
         texts: dict[str, str] = {}
         for part in slices(suspects):  # between them it can be cancelled
-            texts |= await loop.run_in_executor(self._thread, _neutral, self.specials, part)
+            texts |= await self._run(partial(_neutral, specials, part))
         return with_texts(request, texts) if texts else request
 
     async def cut(self, request: RerankRequest) -> list[int]:
         """Indices of the pairs that the engine cuts; `request.options` are what it is sent."""
         if self.lengths is None:
             return []
-        limits = TokenLimits.of(request.options, self.max_model_len)
-        suspects = self.lengths.suspects(request, limits)
-        if not suspects:
-            return []
-        one = len(request.queries) == 1
-        queries = request.queries if one else [request.queries[index] for index in suspects]
         try:
-            counts = await self._count([*queries, *(request.passages[index] for index in suspects)])
+            return list(await self._too_long(self.lengths, request))
         except ValueError as error:
             log.warning("nobody is told which passages are cut: %s", error)
             return []
-        places = self.lengths.beyond(counts[: len(queries)], counts[len(queries) :], limits)
-        return [suspects[place] for place in places]
 
-    async def _count(self, texts: list[str]) -> list[int]:
-        assert self.lengths is not None
-        loop, counts = asyncio.get_running_loop(), []
+    async def refuse_cuts(self, request: RerankRequest) -> None:
+        """Raises InvalidRequest for the first pair that the engine would cut."""
+        if self.lengths is None:
+            return  # the engine itself is told to refuse it
+        with _mapped_errors():
+            too_long = await self._too_long(self.lengths, request)
+        for index, (query, passage) in too_long.items():
+            limits = self._limits(request)
+            raise self.lengths.refusal(request, index, query, passage, limits)
+
+    async def split(self, request: RerankRequest, neutral: RerankRequest, most_pairs: int) -> Split:
+        """`neutral`, which is `request` with neutral texts, with too long passages in parts.
+
+        Raises TooLarge when that comes to more than `most_pairs`, and InvalidRequest when text is
+        left over that may not be.
+        """
+        if self.lengths is None:  # `check` has let no long text pass
+            return split(neutral, {}, ())
+        lengths, limits = self.lengths, self._limits(request)
+        with _mapped_errors():
+            queries = await self._queries(lengths, neutral)
+            rooms = {i: int(lengths.room(query, limits)) for i, query in queries.items()}
+            work = parts_of(request, rooms, most_pairs, lengths, self.specials.neutral)
+            found: dict[int, list[Part]] = {index: [] for index in rooms}
+            while some := await self._run(lambda: _some(work)):  # between them it can be cancelled
+                for index, part in some:
+                    found[index].append(part)
+        cut = []
+        for index, own in found.items():
+            beyond = lengths.beyond([queries[index]], [part.tokens for part in own], limits)
+            if beyond or is_left_over(request.passages[index], own[-1]):
+                cut.append(index)
+                if not request.may_cut:
+                    query, last = queries[index], own[-1].tokens
+                    raise lengths.refusal(request, index, query, last, limits, parts=len(own))
+        return split(neutral, {i: own for i, own in found.items() if len(own) > 1}, cut)
+
+    async def _too_long(
+        self, lengths: Lengths, request: RerankRequest
+    ) -> Mapping[int, tuple[int, int]]:
+        """The tokens of query and passage, by index, of the pairs that the engine would cut."""
+        queries = await self._queries(lengths, request)
+        passages = await self._count(lengths, [request.passages[index] for index in queries])
+        pairs = list(zip(queries.values(), passages, strict=True))
+        places = lengths.beyond(list(queries.values()), passages, self._limits(request))
+        suspects = list(queries)
+        return {suspects[place]: pairs[place] for place in places}
+
+    async def _queries(self, lengths: Lengths, request: RerankRequest) -> Mapping[int, int]:
+        """The tokens of each query, by index, of the pairs that may be too long."""
+        limits = self._limits(request)
+        suspects = await self._run(lambda: lengths.suspects(request, limits))
+        if len(request.queries) > 1:
+            texts = [request.queries[index] for index in suspects]
+            return dict(zip(suspects, await self._count(lengths, texts), strict=True))
+        counts = await self._count(lengths, request.queries if suspects else [])
+        return dict(zip(suspects, counts * len(suspects), strict=True))
+
+    async def _count(self, lengths: Lengths, texts: Sequence[str]) -> list[int]:
+        counts: list[int] = []
         for part in slices(texts):  # between them it can be cancelled
-            counts += await loop.run_in_executor(self._thread, self.lengths.count, part)
+            counts += await self._run(partial(lengths.count, part))
         return counts
+
+    def _limits(self, request: RerankRequest) -> TokenLimits:
+        return TokenLimits.of(request.options, self.max_model_len)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def close(self) -> None:
         """Ends the thread, when it is done with what it does."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def load(file: Path) -> Tokenizer:
-    """The tokenizer in a `tokenizer.json`, neither cutting nor padding.
+def _is_long(request: RerankRequest, limits: TokenLimits) -> bool:
+    """Whether a pair may be too long, where no tokenizer is known: by the bytes of its texts."""
+    query, passage = (
+        max(len(text.encode("utf-8", "replace")) for text in texts)
+        for texts in (request.queries, request.passages)
+    )
+    most = min(limits.whole, limits.passage)
+    return math.isinf(most) or query + passage > most
 
-    Raises ValueError for a file that is none, or of a kind that the library does not know.
-    """
+
+def _suspects(specials: Specials, request: RerankRequest) -> list[str]:
+    """The texts that a special token may stand in."""
+    return list({text for text in texts_of(request) if specials.could_hold(text)})
+
+
+def _some(work: Iterator[tuple[int, Part]]) -> list[tuple[int, Part]]:
+    """The next parts, of about `SLICE_CHARS` characters; none when there are no more."""
+    some: list[tuple[int, Part]] = []
+    chars = 0
+    for index, part in work:
+        some.append((index, part))
+        chars += len(part.text)
+        if chars >= SLICE_CHARS:
+            break
+    return some
+
+
+@contextmanager
+def _mapped_errors() -> Iterator[None]:
+    """Maps what a tokenizer cannot do, where it must be known, to our exception."""
     try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{file}: {error}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    more = list(_more_tokens(file.with_name("tokenizer_config.json"), known))
-    tokenizer.add_special_tokens([token for token in more if token.special])
-    tokenizer.add_tokens([token for token in more if not token.special])
-    return tokenizer
-
-
-def _more_tokens(config: Path, known: set[str]) -> Iterator[AddedToken]:
-    """Tokens that only transformers' own file names, beside those that are `known`."""
-    try:
-        named = orjson.loads(config.read_bytes())
-        for token in named.get("added_tokens_decoder", {}).values():
-            if token["content"] not in known:
-                flags = {flag: token[flag] for flag in _FLAGS if flag in token}
-                yield AddedToken(token["content"], **flags)
-        for name in _SPECIAL_NAMES:
-            for token in _listed(named.get(name)):
-                content = token["content"] if isinstance(token, dict) else token
-                if isinstance(content, str) and content not in known:
-                    yield AddedToken(content, special=True, normalized=False)
-    except (OSError, orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
-        return
-
-
-def _listed(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value]
+        yield
+    except ValueError as error:
+        raise InternalError(
+            f"The texts' tokens cannot be counted ({error}): let texts be cut, and send no"
+            " max_chunks_per_doc."
+        ) from error
 
 
 def _neutral(specials: Specials, texts: Sequence[str]) -> dict[str, str]:

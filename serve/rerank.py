@@ -223,5 +223,9 @@ def join_stages(
         ranking=order[:top_n],
         prompt_tokens=first.prompt_tokens + then.prompt_tokens,
         cut=sorted({*first.cut, *(kept[place] for place in then.cut)}),
+        chunks={
+            **{index: chunk for index, chunk in first.chunks.items() if index not in is_kept},
+            **{kept[place]: chunk for place, chunk in then.chunks.items()},
+        },
         stages=Stages(first.raw, {index: raw[index] for index in kept}),
     )

@@ -2,7 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
-from serve.dialects import documents, mixedbread, nim, pinecone, simple, tei, vllm_score, voyage
+from serve.dialects import (
+    documents,
+    infinity,
+    mixedbread,
+    nim,
+    pinecone,
+    simple,
+    tei,
+    vllm_score,
+    voyage,
+)
 from serve.dialects.base import Body, Dialect, Headers
 from serve.errors import InvalidRequest
 
@@ -13,6 +23,7 @@ DIALECTS: Sequence[Dialect] = (
     nim.SHARED_PATHS,
     nim.OWN_PATHS,
     mixedbread.DIALECT,
+    infinity.DIALECT,
     tei.DIALECT,
     simple.DIALECT,
     documents.V1,

@@ -6,7 +6,8 @@ back as their beginnings only: the agent has sent the texts, and what returns fi
 
 from collections.abc import Mapping, Sequence
 
-from serve.dialects.base import Body, Dialect
+from serve.dialects import schemas
+from serve.dialects.base import Body, Dialect, Doc
 from serve.dialects.fields import not_empty, optional_text, string, text, texts
 from serve.errors import InvalidRequest, RequestError
 from serve.rerank import RerankRequest, RerankResult
@@ -166,4 +167,37 @@ def render_error(error: RequestError, id: str) -> object:
     }
 
 
-DIALECT = Dialect("mcp", (PATH,), "", parse, render, render_error)
+_ID = {"type": ["string", "integer", "null"]}
+_ERROR = schemas.obj(
+    {"code": schemas.typed("integer"), "message": schemas.typed("string"), "data": {}},
+    optional="data",
+)
+ERROR: Mapping[str, object] = schemas.obj(
+    {"jsonrpc": schemas.const("2.0"), "id": _ID, "error": _ERROR}, optional="id"
+)
+# The messages of the protocol that the tool's arguments and results travel in.
+MESSAGE: Mapping[str, object] = {
+    "title": "Model Context Protocol",
+    "type": "object",
+    "properties": {
+        "jsonrpc": schemas.const("2.0"),
+        "id": {"type": ["string", "integer"], "description": "Left out in a notification."},
+        "method": schemas.typed("string", "`tools/call`, `tools/list`, `initialize`, `ping`, …"),
+        "params": {"type": "object", "description": "Of `tools/call`: `name` and `arguments`."},
+    },
+    "required": ["jsonrpc", "method"],
+}
+REPLY: Mapping[str, object] = schemas.obj(
+    {"jsonrpc": schemas.const("2.0"), "id": _ID, "result": {"type": "object"}, "error": _ERROR},
+    optional="result error",
+)
+DOC = Doc(
+    title="Model Context Protocol",
+    about=DESCRIPTION,
+    fields=ARGUMENTS,
+    required=[("query", "passages")],
+    answer=OUTPUT_SCHEMA,
+    example={"query": schemas.QUESTION, "passages": schemas.PASSAGES},
+    error=ERROR,
+)
+DIALECT = Dialect("mcp", (PATH,), "", parse, render, render_error, doc=DOC)

@@ -5,9 +5,11 @@ the answer unless `return_documents` is false, as vLLM does it and clients of it
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
-from serve.dialects.base import Body, Dialect
+from serve.dialects import schemas
+from serve.dialects.base import Body, Dialect, Doc
 from serve.dialects.fields import boolean, count, documents, text
 from serve.dialects.options import common
 from serve.errors import InvalidRequest
@@ -54,10 +56,21 @@ def render(request: RerankRequest, result: RerankResult, *, version: str) -> dic
         "meta": {
             "api_version": {"version": version},
             "billed_units": {"search_units": units},
-            "tokens": {"input_tokens": result.prompt_tokens},
+            "tokens": {"input_tokens": result.prompt_tokens, "output_tokens": 0},
             **({"warnings": notes} if notes else {}),
         },
     }
+
+
+def render_v1(request: RerankRequest, result: RerankResult) -> dict[str, object]:
+    """With Voyage's `data` too: its clients come to this path, and not all send what tells."""
+    return {**render(request, result, version="1"), "data": data(result)}
+
+
+def data(result: RerankResult) -> list[dict[str, object]]:
+    """The results as Voyage's clients read them, without documents."""
+    scores = result.scores
+    return [{"index": index, "relevance_score": scores[index]} for index in result.ranking]
 
 
 def items(request: RerankRequest, result: RerankResult) -> list[dict[str, object]]:
@@ -83,11 +96,13 @@ def items(request: RerankRequest, result: RerankResult) -> list[dict[str, object
 
 
 def document(request: RerankRequest, index: int) -> dict[str, object]:
-    """A passage as the object that it came in, or as one with its `text`."""
+    """A passage as the object that it came in, in any case with a `text` that is a string."""
     original = request.originals[index] if request.originals else None
-    if isinstance(original, Mapping):
-        return {"text": request.passages[index], **original}
-    return {"text": request.passages[index]}
+    text = request.passages[index]
+    if not isinstance(original, Mapping):
+        return {"text": text}
+    given = original.get("text")
+    return {**original, "text": given if isinstance(given, str) else text}
 
 
 def chunk_of(chunk: Chunk) -> dict[str, int]:
@@ -109,10 +124,103 @@ def _warnings(field: str, result: RerankResult) -> Iterator[str]:
         yield "a cascade of two models: relevance_score compares within a stage only"
 
 
-def _dialect(name: str, path: str, version: str) -> Dialect:
-    return Dialect(name, (path,), "documents", parse, partial(render, version=version))
+_OFF: schemas.Schema = {
+    "type": "object",
+    "required": ["mode"],
+    "properties": {"mode": {"const": "disabled"}},
+}
+FIELDS: Mapping[str, schemas.Schema] = {
+    "query": schemas.QUERY,
+    "documents": schemas.DOCUMENTS,
+    "top_n": schemas.TOP_N,
+    "top_k": schemas.TOP_K,
+    "return_documents": schemas.echo(True),
+    "rank_fields": schemas.RANK_FIELDS,
+    "truncation": schemas.cutting(),
+    "relevant_spans": schemas.refused('Refused (400) unless it is `{"mode": "disabled"}`.', _OFF),
+    **schemas.COMMON,
+}
+_STAGE = schemas.typed("string", "Of a cascade: which model scored it.", enum=["first", "then"])
+_BOTH = schemas.obj(
+    {"first": schemas.RAW_SCORE, "then": {"type": ["number", "null"]}},
+    about="Of a cascade: the raw values of both models; null if the second was not asked.",
+)
 
 
-V1 = _dialect("cohere-v1", "/v1/rerank", "1")  # Jina, Infinity, xinference and others too
-V2 = _dialect("cohere-v2", "/v2/rerank", "2")
-VLLM = _dialect("vllm-rerank", "/rerank", "2")  # LiteLLM, Dify, LocalAI and others too
+def item(document: schemas.Schema) -> schemas.Schema:
+    """The schema of a result, with that of its document."""
+    return schemas.obj(
+        {
+            "index": schemas.INDEX,
+            "relevance_score": schemas.SCORE,
+            "raw_score": schemas.RAW_SCORE,
+            "stage": _STAGE,
+            "raw_scores": _BOTH,
+            "chunk": schemas.CHUNK,
+            "document": document,
+        },
+        optional="stage raw_scores chunk document",
+    )
+
+
+def answer(version: str, **more: schemas.Schema) -> schemas.Schema:
+    """The schema of an answer; `more` are its fields beside ours, or in place of them."""
+    count = schemas.typed("integer", minimum=0)
+    meta = {
+        "api_version": schemas.obj({"version": schemas.const(version)}),
+        "billed_units": schemas.obj({"search_units": count}),
+        "tokens": schemas.obj({"input_tokens": count, "output_tokens": count}),
+        "warnings": schemas.listed(schemas.typed("string", "What a reader should know.")),
+    }
+    fields = {
+        "id": schemas.ID,
+        "object": schemas.const("rerank"),
+        "model": schemas.MODEL,
+        "results": schemas.listed(item(schemas.ANSWERED_DOCUMENT), description="Best first."),
+        "usage": schemas.USAGE,
+        "meta": schemas.obj(meta, optional="warnings"),
+    }
+    return schemas.obj({**fields, **more})
+
+
+DATA_ITEM = {"index": schemas.INDEX, "relevance_score": schemas.SCORE}
+
+
+def _doc(title: str, *, answer: schemas.Schema, echo: bool) -> Doc:
+    return Doc(
+        title=title,
+        about="Texts in `documents`; the results come back best first, with all that its clients"
+        " read.",
+        fields=FIELDS,
+        required=[("query", "documents")],
+        answer=answer,
+        example={**schemas.EXAMPLE, "top_n": 2, "return_documents": echo},
+    )
+
+
+V1 = Dialect(
+    "cohere-v1",
+    ("/v1/rerank",),
+    "documents",
+    parse,
+    render_v1,
+    doc=_doc(
+        "Cohere v1, Jina, Infinity, xinference",
+        answer=answer("1", data=schemas.listed(schemas.obj(DATA_ITEM))),
+        echo=False,
+    ),
+)
+V2 = Dialect(
+    "cohere-v2",
+    ("/v2/rerank",),
+    "documents",
+    parse,
+    partial(render, version="2"),
+    doc=_doc("Cohere v2", answer=answer("2"), echo=True),
+)
+VLLM = replace(
+    V2,
+    name="vllm-rerank",
+    paths=("/rerank",),
+    doc=_doc("vLLM, LiteLLM, Dify, LocalAI", answer=answer("2"), echo=True),
+)

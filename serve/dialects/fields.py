@@ -16,7 +16,7 @@ from serve.errors import InvalidRequest
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
 _MOST = 10**9  # whole numbers beyond it mean no more than it does
-_MOST_DIGITS = 18  # of a whole number in a string
+_MOST_DIGITS = 11  # of a whole number in a string that are read; so many are beyond it already
 
 
 def optional_text(body: Body, name: str) -> str | None:
@@ -76,8 +76,21 @@ def documents(body: Body, name: str) -> tuple[list[str], Sequence[object] | None
     not_empty(items, name)
     if all(isinstance(item, str) for item in items):
         return items, None
+    for index, item in enumerate(items):
+        _check_depth(item, f"{name}[{index}]")
     names = texts(body, "rank_fields", read=string) if body.get("rank_fields") else []
     return [_document(item, names, f"{name}[{index}]") for index, item in enumerate(items)], items
+
+
+def _check_depth(item: object, where: str) -> None:
+    """Refuses what could not be answered: JSON is read to a greater depth than it is written."""
+    if isinstance(item, str):
+        return
+    try:
+        orjson.dumps([[[item]]])  # as deep as answers hold it
+    except orjson.JSONEncodeError as error:
+        words = f"{where} is nested too deeply: send its text alone."
+        raise InvalidRequest(words, param=where) from error
 
 
 def _document(item: object, names: Sequence[str], where: str) -> str:
@@ -115,13 +128,22 @@ def whole(body: Body, name: str, words: str, *, least: int) -> int | None:
     value = body.get(name)
     if value is None or value == "":
         return None
-    if isinstance(value, str) and value.strip().removeprefix("-").isdecimal():
-        value = int(value) if len(value) <= _MOST_DIGITS else _MOST
+    if isinstance(value, str):
+        value = _number(value.strip())
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if type(value) is not int or value < least:
         raise InvalidRequest(f"{name} must be {words}.", param=name)
     return min(value, _MOST)
+
+
+def _number(word: str) -> object:
+    """The whole number that a word spells, or the word itself."""
+    digits = word.removeprefix("-")
+    if not digits.isdecimal():
+        return word
+    size = int(digits.lstrip("0")[:_MOST_DIGITS] or "0")
+    return size if digits is word else -size
 
 
 def count(body: Body, *names: str) -> int | None:

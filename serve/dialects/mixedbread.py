@@ -1,6 +1,7 @@
 """Mixedbread's reranking API: the texts are `input`."""
 
-from serve.dialects.base import Body, Dialect
+from serve.dialects import schemas
+from serve.dialects.base import Body, Dialect, Doc
 from serve.dialects.fields import boolean, count, documents, text
 from serve.dialects.options import common
 from serve.errors import InvalidRequest
@@ -50,4 +51,39 @@ def render(request: RerankRequest, result: RerankResult) -> object:
     }
 
 
-DIALECT = Dialect("mixedbread", ("/v1/reranking", "/reranking"), "input", parse, render)
+DOC = Doc(
+    title="Mixedbread",
+    about="The texts are `input`.",
+    fields={
+        "query": schemas.QUERY,
+        "input": schemas.DOCUMENTS,
+        "top_k": schemas.TOP_N,
+        "top_n": schemas.ref("Count", "The same as `top_k`, which counts if both are there."),
+        "rank_fields": schemas.RANK_FIELDS,
+        "return_input": schemas.echo(False, "the texts"),
+        "rewrite_query": schemas.refused("A true is refused (400): the query is scored as is."),
+        **schemas.COMMON,
+    },
+    required=[("query", "input")],
+    answer=schemas.obj(
+        {
+            "object": schemas.const("list"),
+            "model": schemas.MODEL,
+            "data": schemas.listed(
+                schemas.obj(
+                    {
+                        "object": schemas.const("rank_result"),
+                        "index": schemas.INDEX,
+                        "score": schemas.SCORE,
+                        "input": {"type": ["string", "object", "null"]},
+                    }
+                )
+            ),
+            "usage": schemas.obj({**schemas.TOKENS, "completion_tokens": {"const": 0}}),
+            "top_k": schemas.typed("integer", "How many results there are."),
+            "return_input": schemas.typed("boolean"),
+        }
+    ),
+    example={"query": schemas.QUESTION, "input": schemas.PASSAGES, "top_k": 1},
+)
+DIALECT = Dialect("mixedbread", ("/v1/reranking", "/reranking"), "input", parse, render, doc=DOC)

@@ -1,7 +1,8 @@
 """NVIDIA NIM's ranking API: query and passages are objects, the answer holds raw values."""
 
-from serve.dialects.base import Body, Dialect, Headers
-from serve.dialects.fields import choice, not_empty, string_or_document, text, texts
+from serve.dialects import schemas
+from serve.dialects.base import Body, Dialect, Doc, Headers
+from serve.dialects.fields import choice, count, not_empty, string_or_document, text, texts
 from serve.dialects.options import common
 from serve.rerank import RerankRequest, RerankResult
 
@@ -20,6 +21,7 @@ def parse(body: Body) -> RerankRequest:
     return RerankRequest(
         queries=[text(body, "query")],
         passages=passages,
+        top_n=count(body, "top_n", "top_k"),  # some clients send one, though NIM has none
         is_ranked=True,
         may_cut=choice(body, "truncate", "NONE", "END") != "NONE",
         echo=False,
@@ -34,7 +36,34 @@ def render(request: RerankRequest, result: RerankResult) -> object:
     }
 
 
-OWN_PATHS = Dialect("nim", ("/v1/ranking", "/ranking"), "passages", parse, render)
+DOC = Doc(
+    title="NVIDIA NIM",
+    about="Query and `passages` are objects; the raw values come back (`logit`), best first. Also"
+    " at `/v1/retrieval/…/reranking`.",
+    fields={
+        "query": schemas.QUERY,
+        "passages": schemas.TEXTS,
+        "truncate": schemas.TRUNCATE,
+        "top_n": schemas.TOP_N,
+        "top_k": schemas.TOP_K,
+        **schemas.COMMON,
+    },
+    required=[("query", "passages")],
+    answer=schemas.obj(
+        {
+            "rankings": schemas.listed(
+                schemas.obj({"index": schemas.INDEX, "logit": schemas.RAW_SCORE})
+            ),
+            "usage": schemas.USAGE,
+        }
+    ),
+    example={
+        "query": {"text": schemas.QUESTION},
+        "passages": [{"text": passage} for passage in schemas.PASSAGES],
+        "truncate": "END",
+    },
+)
+OWN_PATHS = Dialect("nim", ("/v1/ranking", "/ranking"), "passages", parse, render, doc=DOC)
 SHARED_PATHS = Dialect(
-    "nim", ("/v1/rerank", "/rerank"), "passages", parse, render, is_meant=is_meant
+    "nim", ("/v1/rerank", "/rerank"), "passages", parse, render, is_meant=is_meant, doc=DOC
 )

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from serve.dialects.base import Body
-from serve.dialects.fields import boolean, count, kind, optional_text, whole
+from serve.dialects.fields import boolean, choice, count, kind, optional_text, whole
+from serve.dialects.schemas import NOT_TEMPLATES
 from serve.errors import InvalidRequest
 
 # vLLM's request fields that pass through to the engine: name → the type, in a user's words.
@@ -23,13 +24,6 @@ ENGINE_FIELDS: Mapping[str, tuple[type, str]] = {
 }
 _LEAST = {"truncate_prompt_tokens": -1, "max_tokens_per_query": 0, "max_tokens_per_doc": 0}
 _LEAST_OF_ALL = -(10**9)
-# What a template's variables may not be called: vLLM's and transformers' own arguments, by which a
-# client could take the prompt's structure away.
-_NOT_TEMPLATES = frozenset(
-    "add_generation_prompt chat_template continue_final_message conversation documents max_length"
-    " messages model_config padding return_assistant_tokens_mask return_dict return_tensors self"
-    " tokenize tokenizer tokenizer_kwargs tools truncation".split()
-)
 
 
 def common(body: Body) -> dict[str, Any]:
@@ -50,6 +44,8 @@ def engine_options(body: Body) -> dict[str, object]:
     for name, (of, words) in ENGINE_FIELDS.items():
         least = _LEAST.get(name, _LEAST_OF_ALL)
         value = whole(body, name, words, least=least) if of is int else body.get(name)
+        if name == "truncation_side":
+            value = choice(body, name, "left", "right")
         if value is None:
             continue
         if type(value) is not of or (name == "truncate_prompt_tokens" and value == 0):
@@ -67,7 +63,7 @@ def _check_template_options(given: Mapping[str, Any]) -> None:
     """Raises InvalidRequest for variables that are not a prompt template's own."""
     for name, value in given.items():
         where = f"chat_template_kwargs.{name}"
-        if name in _NOT_TEMPLATES:
+        if name in NOT_TEMPLATES:
             raise InvalidRequest(
                 f"{where} is no variable of a template: send what the model's template reads, such"
                 " as `instruction`.",

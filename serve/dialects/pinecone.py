@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from serve.dialects.base import Body, Dialect, Headers
+from serve.dialects import schemas
+from serve.dialects.base import Body, Dialect, Doc, Headers
 from serve.dialects.documents import document
 from serve.dialects.fields import boolean, choice, count, documents, text
 from serve.dialects.options import common
@@ -32,7 +33,7 @@ def parse(body: Body) -> RerankRequest:
         may_cut=truncate != "NONE",
         is_ranked=True,
         echo=boolean(body, "return_documents", default=True),
-        **common({**parameters, **body}),
+        **common({**parameters, **{n: value for n, value in body.items() if value is not None}}),
     )
 
 
@@ -46,4 +47,45 @@ def render(request: RerankRequest, result: RerankResult) -> object:
     return {"model": result.model, "data": data, "usage": {"rerank_units": 1}}
 
 
-DIALECT = Dialect("pinecone", ("/rerank",), "documents", parse, render, is_meant=is_meant)
+DOC = Doc(
+    title="Pinecone",
+    about="`documents` with `parameters`, or with the header `x-pinecone-api-version`.",
+    fields={
+        "query": schemas.QUERY,
+        "documents": schemas.DOCUMENTS,
+        "top_n": schemas.TOP_N,
+        "rank_fields": schemas.RANK_FIELDS,
+        "return_documents": schemas.echo(True),
+        "parameters": {
+            "type": ["object", "null"],
+            "properties": {"truncate": schemas.TRUNCATE, **schemas.COMMON},
+            "description": "`truncate`, and any of the fields of every API that the body has not.",
+        },
+        **schemas.COMMON,
+    },
+    required=[("query", "documents")],
+    answer=schemas.obj(
+        {
+            "model": schemas.MODEL,
+            "data": schemas.listed(
+                schemas.obj(
+                    {
+                        "index": schemas.INDEX,
+                        "score": schemas.SCORE,
+                        "document": schemas.ANSWERED_DOCUMENT,
+                    },
+                    optional="document",
+                )
+            ),
+            "usage": schemas.obj({"rerank_units": schemas.typed("integer")}),
+        }
+    ),
+    example={
+        "query": schemas.QUESTION,
+        "documents": [{"id": f"{i}", "text": t} for i, t in enumerate(schemas.PASSAGES)],
+        "top_n": 1,
+        "parameters": {"truncate": "END"},
+    },
+    headers={"x-pinecone-api-version": "Any value says that the body is in Pinecone's API."},
+)
+DIALECT = Dialect("pinecone", ("/rerank",), "documents", parse, render, is_meant=is_meant, doc=DOC)

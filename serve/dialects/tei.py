@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from serve.dialects.base import Body, Dialect, render_error
+from serve.dialects import schemas
+from serve.dialects.base import Body, Dialect, Doc, render_error
 from serve.dialects.fields import boolean, choice, count, not_empty, string_or_document, text, texts
 from serve.dialects.options import common
 from serve.errors import RequestError
@@ -76,4 +77,36 @@ def info(
     }
 
 
-DIALECT = Dialect("tei", ("/rerank",), "texts", parse, render, render_tei_error)
+DOC = Doc(
+    title="Text Embeddings Inference",
+    about="Texts in `texts`; a bare list comes back, best first. In its errors, `error`"
+    " is a string.",
+    fields={
+        "query": schemas.QUERY,
+        "texts": schemas.TEXTS,
+        "return_text": schemas.echo(False, "the texts"),
+        "raw_scores": schemas.ref("Boolean", "The engine's raw values as scores.", default=False),
+        "truncate": schemas.cutting(),
+        "truncation_direction": schemas.word(
+            "Right", "Left", description="Which end of an over-long text is cut."
+        ),
+        "top_n": schemas.TOP_N,
+        **schemas.COMMON,
+    },
+    required=[("query", "texts")],
+    answer=schemas.listed(
+        schemas.obj(
+            {"index": schemas.INDEX, "score": schemas.SCORE, "text": schemas.typed("string")},
+            optional="text",
+        )
+    ),
+    example={"query": schemas.QUESTION, "texts": schemas.PASSAGES, "return_text": True},
+    error=schemas.obj(
+        {
+            **schemas.ERROR_FIELDS,
+            "error": schemas.typed("string", "What is wrong and what to do."),
+            "error_type": schemas.typed("string", "The kind of error, in TEI's word for it."),
+        }
+    ),
+)
+DIALECT = Dialect("tei", ("/rerank",), "texts", parse, render, render_tei_error, doc=DOC)

@@ -1,6 +1,7 @@
 """vLLM's score API: one text against many, or pair by pair, in the request's order."""
 
-from serve.dialects.base import Body, Dialect
+from serve.dialects import schemas
+from serve.dialects.base import Body, Dialect, Doc
 from serve.dialects.documents import chunk_of
 from serve.dialects.fields import not_empty, string_or_document, text, texts
 from serve.dialects.options import common
@@ -66,4 +67,43 @@ def render(request: RerankRequest, result: RerankResult) -> object:
     }
 
 
-DIALECT = Dialect("vllm-score", ("/score", "/v1/score"), "", parse, render)
+_SIDE = {
+    "anyOf": [{"$ref": "#/components/schemas/Text"}, schemas.TEXTS],
+    "description": "One text or a list of them: one on the left for all on the right, or as many.",
+}
+DOC = Doc(
+    title="vLLM score",
+    about="Two sides: `queries` and `documents`, `queries` and `items`, `data_1` and `data_2`, or"
+    " `text_1` and `text_2`; the scores come back in order.",
+    fields={**dict.fromkeys((name for side in _SIDES for name in side), _SIDE), **schemas.COMMON},
+    required=_SIDES,
+    answer=schemas.obj(
+        {
+            "id": schemas.ID,
+            "object": schemas.const("list"),
+            "created": schemas.typed("integer", "Seconds since 1970."),
+            "model": schemas.MODEL,
+            "data": schemas.listed(
+                schemas.obj(
+                    {
+                        "index": schemas.INDEX,
+                        "object": schemas.const("score"),
+                        "score": schemas.SCORE,
+                        "raw_score": schemas.RAW_SCORE,
+                        "chunk": schemas.CHUNK,
+                    },
+                    optional="chunk",
+                )
+            ),
+            "usage": schemas.obj(
+                {
+                    **schemas.TOKENS,
+                    "completion_tokens": {"const": 0},
+                    "prompt_tokens_details": {"type": "null"},
+                }
+            ),
+        }
+    ),
+    example={"text_1": schemas.QUESTION, "text_2": schemas.PASSAGES},
+)
+DIALECT = Dialect("vllm-score", ("/score", "/v1/score"), "", parse, render, doc=DOC)

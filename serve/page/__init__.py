@@ -13,6 +13,8 @@ FILES: Mapping[str, tuple[str, str]] = {  # path → file and content type
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/call.js": ("call.js", "text/javascript; charset=utf-8"),
+    "/docs.css": ("docs.css", "text/css; charset=utf-8"),
+    "/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
     "/page.svg": ("page.svg", "image/svg+xml"),
 }
 PATHS = frozenset(FILES)
