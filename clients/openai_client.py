@@ -1,49 +1,91 @@
-"""The OpenAI SDK: its client posts to `/rerank`, with its own retries, time-outs and errors."""
+"""The OpenAI SDK, sync and async: its client posts to `/rerank` and `/score`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import httpx
 import openai
 
-from clients.wire import Ranked, Reranker
+from clients.errors import BadAnswer, RerankError, TimedOut, refusal
+from clients.httpx_errors import from_httpx
+from clients.reranker import AsyncReranker, Reranker
+from clients.retry import Clock
+from clients.wire import CUT_HEADER, Answer
 
-
-class _Document(openai.BaseModel):
-    text: str
-
-
-class _Result(openai.BaseModel):
-    index: int
-    relevance_score: float
-    document: _Document
-
-
-class _Rerank(openai.BaseModel):
-    results: list[_Result]
+# The SDK went from httpx to httpx2; every version of it takes a client of httpx, and then answers
+# and fails in its words. Ours also follows no redirects: a redirected POST would become a GET.
+NO_KEY = "none"  # the SDK wants one; a server without keys does not look
 
 
 class OpenAIReranker(Reranker):
     """A connection through this SDK, as `Reranker` describes."""
 
     def connect(self, base_url: str, api_key: str | None, timeout_s: float) -> None:
-        self._client = openai.OpenAI(
-            base_url=base_url + "/v1",
-            api_key=api_key or "none",  # the SDK wants one; a server without keys does not look
-            timeout=timeout_s,
-        )
+        with mapped(base_url, self._clock):
+            self._client = openai.OpenAI(
+                base_url=base_url + "/v1",
+                api_key=api_key or NO_KEY,
+                timeout=timeout_s,
+                max_retries=0,  # ours: the SDK sends again what timed out
+                http_client=httpx.Client(timeout=timeout_s),  # type: ignore[arg-type,unused-ignore]
+            )
 
-    def rerank(self, query: str, passages: Sequence[str], top_n: int | None = None) -> list[Ranked]:
-        """The passages, the best first, at most `top_n` of them. Raises openai.APIError."""
-        answer = self._client.post(
-            "/rerank",
-            body={
-                "model": self.model,
-                "query": query,
-                "documents": list(passages),
-                "top_n": top_n,
-            },
-            cast_to=_Rerank,
-        )
-        return [Ranked(r.index, r.relevance_score, r.document.text) for r in answer.results]
+    def send(self, path: str, body: dict[str, object]) -> Answer:
+        with mapped(self.base_url, self._clock):
+            return _read(self._client.post(path, body=body, cast_to=httpx.Response))
 
     def close(self) -> None:
         self._client.close()
+
+
+class AsyncOpenAIReranker(AsyncReranker):
+    """A connection through this SDK's async client, as `AsyncReranker` describes."""
+
+    def connect(self, base_url: str, api_key: str | None, timeout_s: float) -> None:
+        with mapped(base_url, self._clock):
+            self._client = openai.AsyncOpenAI(
+                base_url=base_url + "/v1",
+                api_key=api_key or NO_KEY,
+                timeout=timeout_s,
+                max_retries=0,
+                http_client=httpx.AsyncClient(timeout=timeout_s),  # type: ignore[arg-type,unused-ignore]
+            )
+
+    async def send(self, path: str, body: dict[str, object]) -> Answer:
+        with mapped(self.base_url, self._clock):
+            return _read(await self._client.post(path, body=body, cast_to=httpx.Response))
+
+    async def aclose(self) -> None:
+        await self._client.close()
+
+
+@contextmanager
+def mapped(url: str, clock: Clock) -> Iterator[None]:
+    """Maps what the SDK raises to our exceptions. No other place knows of it."""
+    try:
+        yield
+    except RerankError:
+        raise
+    except Exception as error:  # of the SDK, of httpx, or of the httpx2 inside some of its versions
+        raise from_openai(error, url, now=clock.now()) from error
+
+
+def from_openai(error: Exception, url: str, *, now: float) -> RerankError:
+    """Our exception for one of the SDK's, or of what is below it."""
+    if isinstance(error, openai.APIStatusError):
+        answer = error.response
+        return refusal(error.status_code, answer.text, answer.headers, now=now)
+    if isinstance(error, openai.APIResponseValidationError):
+        return BadAnswer(f"the answer is not a ranking: {error}")
+    if isinstance(error, openai.APIConnectionError) and error.__cause__ is not None:
+        return from_httpx(error.__cause__, url)
+    if isinstance(error, openai.APITimeoutError):
+        return TimedOut(f"{url} gave no answer in time")
+    return from_httpx(error, url)
+
+
+def _read(response: httpx.Response) -> Answer:
+    try:
+        return Answer(response.json(), response.headers.get(CUT_HEADER, ""))
+    except (ValueError, RecursionError) as error:
+        raise BadAnswer(f"the answer is no JSON: is it a rerank server? ({error})") from error

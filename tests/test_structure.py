@@ -19,13 +19,25 @@ PURE = [
         "reader",
         "argv",
         "rerank",
+        "texts",
         "specials",
+        "bounds",
         "lengths",
+        "chunks",
         "vllm_log",
         "errors",
+        "openapi",
+        "openapi_errors",
+        "openapi_routes",
+        "docs",
+        "docs_models",
+        "markup",
     )
 ] + sorted((ROOT / "serve" / "dialects").glob("*.py"))
-PURE += [ROOT / "clients" / f"{name}.py" for name in ("compare", "report")]
+PURE += [
+    ROOT / "clients" / f"{name}.py"
+    for name in ("compare", "report", "wire", "errors", "retry", "bulk/plan", "bulk/records")
+]
 DOES_IO = {"asyncio", "subprocess", "socket", "http", "urllib", "threading", "selectors", "os"}
 WEB = {"aiohttp", "starlette", "uvicorn", "fastapi", "httpx", "requests", "uvloop", "httptools"}
 LONGEST_FILE = 250

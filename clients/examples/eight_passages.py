@@ -6,4 +6,4 @@ from clients.__main__ import main
 from clients.examples import EIGHT_PASSAGES, QUERY
 
 if __name__ == "__main__":
-    sys.exit(main([*sys.argv[1:], "--", QUERY, *EIGHT_PASSAGES]))
+    sys.exit(main(["ask", *sys.argv[1:], "--", QUERY, *EIGHT_PASSAGES]))

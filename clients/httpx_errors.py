@@ -1,0 +1,22 @@
+"""Maps httpx's exceptions, which come through Cohere's and OpenAI's SDK alike, to ours."""
+
+import httpx
+
+from clients.errors import BadAnswer, RerankError, TimedOut, Unreachable
+
+LOST = (  # nothing was sent, or the answer broke off: the server is not at work on it any more
+    httpx.ConnectTimeout,
+    httpx.NetworkError,
+    httpx.RemoteProtocolError,
+    httpx.ProxyError,
+)
+
+
+def from_httpx(error: BaseException, url: str) -> RerankError:
+    """Our exception for one of httpx', or of what is below it."""
+    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+        return TimedOut(f"{url} gave no answer in time")
+    if isinstance(error, httpx.DecodingError):
+        return BadAnswer(f"{url} answers what cannot be decoded: {error}")
+    words = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return Unreachable(f"{url} cannot be reached: {words}", again=isinstance(error, LOST))

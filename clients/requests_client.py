@@ -1,0 +1,92 @@
+"""The client that needs `requests` alone."""
+
+import requests
+import urllib3
+
+from clients.errors import BadAnswer, RerankError, TimedOut, Unreachable, refusal
+from clients.reranker import Reranker
+from clients.retry import with_retries
+from clients.wire import CUT_HEADER, Answer
+
+# requests' own are OSErrors, but not all from below it are wrapped; odd hosts are ValueErrors.
+FOREIGN = (OSError, ValueError, RecursionError, urllib3.exceptions.HTTPError)
+_HOPELESS = (  # the address, a header or a certificate is at fault, and stays so
+    requests.exceptions.SSLError,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.InvalidHeader,
+    requests.exceptions.URLRequired,
+)
+
+
+class RerankClient(Reranker):
+    """A connection through `requests`, as `Reranker` describes."""
+
+    def connect(self, base_url: str, api_key: str | None, timeout_s: float) -> None:
+        self._url, self._timeout_s = base_url, timeout_s
+        self._http = requests.Session()
+        if api_key:
+            self._http.auth = _Bearer(api_key)
+
+    def send(self, path: str, body: dict[str, object]) -> Answer:
+        return self._request("POST", "/v1" + path, body)
+
+    def models(self) -> list[dict[str, object]]:
+        """The entries of GET /v1/models: one for each name that `model` may hold.
+
+        Each has its `id` and what the model is; one with `cascade` gives no plain scores. Raises
+        RerankError.
+        """
+        answer = with_retries(
+            lambda: self._request("GET", "/v1/models", None), self._retry, self._clock, self._sleep
+        )
+        entries = answer.body.get("data") if isinstance(answer.body, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+            raise BadAnswer("/v1/models answers no list of models: is it a rerank server?")
+        return entries
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _request(self, method: str, path: str, body: object) -> Answer:
+        try:
+            answer = self._http.request(
+                method,
+                self._url + path,
+                json=body,
+                timeout=self._timeout_s,
+                allow_redirects=False,  # a redirected POST would become a GET
+            )
+            if answer.status_code == 200:
+                return Answer(answer.json(), answer.headers.get(CUT_HEADER, ""))
+        except FOREIGN as error:
+            raise from_requests(error, self._url) from error
+        now = self._clock.now()
+        raise refusal(answer.status_code, answer.text, answer.headers, now=now)
+
+
+class _Bearer(requests.auth.AuthBase):
+    """Sends the key. A header alone would yield to a ~/.netrc that names the host."""
+
+    def __init__(self, key: str) -> None:
+        self._token = b"Bearer " + key.encode()
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["authorization"] = self._token  # type: ignore[assignment]  # as is
+        return request
+
+
+def from_requests(error: Exception, url: str) -> RerankError:
+    """Our exception for one of requests', or of what is below it."""
+    broken = requests.exceptions.JSONDecodeError, requests.exceptions.ContentDecodingError
+    if isinstance(error, (*broken, RecursionError)):
+        return BadAnswer(f"{url} answers no JSON: is it a rerank server? ({error})")
+    # A body that stalls is a ConnectionError around urllib3's time-out.
+    stalled = any(isinstance(part, urllib3.exceptions.ReadTimeoutError) for part in error.args)
+    is_connect = isinstance(error, requests.ConnectTimeout)
+    if (isinstance(error, requests.Timeout) or stalled) and not is_connect:
+        return TimedOut(f"{url} gave no answer in time")
+    lost = isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError)
+    again = (lost or is_connect) and not isinstance(error, _HOPELESS)
+    return Unreachable(f"{url} cannot be reached: {error}", again=again)
