@@ -16,11 +16,11 @@ SETUP := $(PYTHON) deploy/install.py --venv $(VENV)
 KEYS := $(if $(API_KEY_FILE),--api-key-file $(API_KEY_FILE))
 ON := $(if $(DEVICE),--device $(DEVICE))
 
-.PHONY: help install serve stop verify argv check test bench
+.PHONY: help install serve stop verify argv check test test-clients bench
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  variables: MODEL=$(MODEL) HOST=$(HOST) PORT=$(PORT) API_KEY_FILE=F URL=$(URL) DEVICE=cpu|gpu PYTHON=$(PYTHON) VENV=$(VENV)"
 
 install: ## make the environment: vLLM for this machine, and all that the server needs
@@ -45,6 +45,11 @@ check: ## lint, format and types
 test: ## all tests, those with the real vLLM too (TESTS= a part of them)
 	@$(SETUP) --dev
 	@$(BIN)/python -m pytest $(TESTS)
+
+test-clients: ## the SDKs and platforms that people have, against the real server (once: 2 minutes to install them)
+	@$(SETUP) --dev
+	@$(BIN)/python -m tests.clients.environments
+	@$(BIN)/python -m pytest tests/clients
 
 bench: ## print every figure of benchmarks/ (about 15 minutes)
 	@$(SETUP) --dev

@@ -166,17 +166,12 @@ def _agents(operation: Json, *, needs_key: bool) -> str:
 
 def _telling(paths: Json) -> Iterable[str]:
     for path, operations in paths.items():
-        for method, operation in operations.items():
-            if method == "get":
-                yield tag("h3", _paths("GET", [path])) + prose(operation["summary"] + ".")
-                for kind, content in operation["responses"]["200"]["content"].items():
-                    if (
-                        kind == "application/json"
-                        and "example" in content
-                        and path != "/openapi.json"
-                    ):
-                        shown = _example("answers", content["example"])
-                        yield tag("details", tag("summary", "Example"), shown)
+        if operation := operations.get("get"):
+            yield tag("h3", _paths("GET", [path])) + prose(operation["summary"] + ".")
+            content = operation["responses"]["200"]["content"].get("application/json", {})
+            if content.get("schema", {}).get("properties"):
+                shown = _example("answers", content["example"]) + answers(content["schema"])
+                yield tag("details", tag("summary", "The answer"), shown)
 
 
 def _errors(components: Json) -> str:

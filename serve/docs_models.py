@@ -43,6 +43,8 @@ def _kind(schema: Json) -> str:
         return link(f"#type-{name}", name)
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(filter(None, map(_kind, schema["anyOf"]))))
+    if "const" in schema:
+        return code(json.dumps(schema["const"]))
     if "enum" in schema:
         return ", ".join(code(json.dumps(value)) for value in schema["enum"] if value)
     if schema.get("type") == "array":
@@ -53,16 +55,26 @@ def _kind(schema: Json) -> str:
 
 def answers(schema: Json) -> str:
     """The fields of an answer as a table: `results[].index` is one of an item of `results`."""
-    rows = [(code(name or "[]"), _kind(of), prose(_words(of))) for name, of in _flat("", schema)]
+    rows = [
+        (
+            code(name) + ("" if always else tag("small", "not always")),
+            _kind(field),
+            prose(_words(field)),
+        )
+        for name, field, always in _flat("", schema, always=True)
+    ]
     return table(("Field", "Type", "Meaning"), rows)
 
 
-def _flat(name: str, schema: Json) -> Iterator[tuple[str, Json]]:
-    """Every field below a schema by its whole name, those that hold others only through them."""
+def _flat(name: str, schema: Json, *, always: bool) -> Iterator[tuple[str, Json, bool]]:
+    """Every field at and below a schema: its whole name, what it is, and whether it is always in
+    what holds it. What holds others is there by itself only if it has words of its own."""
     if schema.get("type") == "array":
-        yield from _flat(f"{name}[]", schema["items"])
-    elif schema.get("properties"):
-        for inner, of in schema["properties"].items():
-            yield from _flat(f"{name}.{inner}" if name else inner, of)
-    else:
-        yield name, schema
+        yield from _flat(f"{name}[]", schema["items"], always=always)
+        return
+    inner = schema.get("properties", {})
+    if not inner or "description" in schema or not always:
+        yield name, schema, always
+    for field, of in inner.items():
+        whole = f"{name}.{field}" if name else field
+        yield from _flat(whole, of, always=field in schema["required"])

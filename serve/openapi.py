@@ -179,6 +179,11 @@ def _agents(dialect: Dialect) -> dict[str, Any]:
                 "content": {"application/json": {"schema": any_of(["McpAnswer"]), "example": told}},
             },
             "202": {"description": "A notification was taken.", "headers": headers()},
+            "406": {
+                "description": "The Accept header is not as above.",
+                "headers": headers(),
+                "content": {"application/json": {"schema": any_of(["McpError"])}},
+            },
             **error_responses((400, 403, 413, 500), variants([dialect])),
         },
     }

@@ -59,10 +59,11 @@ INFO = obj(
         "model_dtype": {},
         "model_type": {"type": "object"},
         "max_concurrent_requests": _COUNT,
-        "max_input_length": {"type": ["integer", "null"]},
+        "max_input_length": _COUNT,
         "max_client_batch_size": _COUNT,
         "auto_truncate": _FLAG,
-    }
+    },
+    optional="max_input_length",
 )
 
 _REPLICA = {

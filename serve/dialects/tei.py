@@ -71,7 +71,7 @@ def info(
         "model_dtype": dtype,
         "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
         "max_concurrent_requests": pairs,
-        "max_input_length": max_input_length,
+        **({"max_input_length": max_input_length} if max_input_length else {}),  # never null
         "max_client_batch_size": passages,
         "auto_truncate": True,
     }
@@ -88,7 +88,7 @@ DOC = Doc(
         "raw_scores": schemas.ref("Boolean", "The engine's raw values as scores.", default=False),
         "truncate": schemas.cutting(),
         "truncation_direction": schemas.word(
-            "Right", "Left", description="Which end of an over-long text is cut."
+            "Right", description="Which end of an over-long text is cut; `Left` is refused (400)."
         ),
         "top_n": schemas.TOP_N,
         **schemas.COMMON,
