@@ -3,7 +3,7 @@
 import re
 
 _SLASHES = re.compile("/{2,}")
-_VERSIONS = re.compile("^(?:/v[12])+(/v[12]/)")
+_VERSIONS = re.compile("^(?:/v[12])+(?=/v[12](/|$))")
 _RETRIEVAL = re.compile("^/v1/retrieval/.+/reranking$")  # NVIDIA's, with the model's name in it
 
 
@@ -13,6 +13,5 @@ def normal(path: str) -> str:
     Clients add a path of their own to a base URL that has its end already: `/v1/v1/rerank`,
     `/v1/v2/rerank`, `//rerank`, `/rerank/`. The last version counts.
     """
-    path = _SLASHES.sub("/", path)
-    path = _VERSIONS.sub(r"\1", path).rstrip("/") or "/"
-    return _RETRIEVAL.sub("/v1/ranking", path)
+    path = _SLASHES.sub("/", path).rstrip("/") or "/"
+    return _RETRIEVAL.sub("/v1/ranking", _VERSIONS.sub("", path))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve import status
 from serve.catalog import Catalog
 from serve.errors import InvalidRequest, NotFound
 from serve.pool import Pool
@@ -35,6 +36,9 @@ def catalog(stack: Stack) -> Catalog:
         ("BOTH", False, "both"),
         (None, True, "gemma"),
         ("gemma", True, "gemma"),
+        ("default", False, "m3"),
+        ("default/not-specified", False, "m3"),
+        ("default/not-specified", True, "gemma"),
     ],
 )
 def test_choose(model: str | None, use_llm: bool, name: str):
@@ -58,6 +62,44 @@ def test_an_unknown_name_may_mean_the_default():
     assert lenient.choose(model="gemma", use_llm=False).name == "gemma"
     assert lenient.name_of(lenient.default, "gpt-4") == "m3"
     assert lenient.name_of(lenient.default, "BAAI/m3") == "BAAI/m3"
+
+
+def test_a_model_may_be_called_default():
+    named = Model(model="a/e", names=("default",))
+    found = catalog(Stack([M3, named], "m3", None, {}))
+    assert found.choose(model="default", use_llm=False).name == "default"
+    assert found.choose(model="default/not-specified", use_llm=False).name == "m3"
+    assert found.choose(model=None, use_llm=False).name == "m3"
+
+
+@pytest.mark.parametrize("asked", [None, "", "default", "default/not-specified", "gpt-4"])
+def test_an_answer_never_has_a_name_that_is_nobodys(asked: str | None):
+    found = catalog(replace(STACK, unknown_model="default"))
+    assert found.name_of(found.choose(model=asked, use_llm=False), asked) == "m3"
+
+
+def test_what_is_told_of_one_model():
+    found = catalog(STACK)
+    told = status.model(found, "baai/M3", created=7)
+    assert (told["id"], told["root"], told["model_type"]) == ("baai/M3", "m3", "rerank")
+    assert told["default"] and not told["llm"]
+    assert status.model(found, "gemma", created=7)["llm"]
+    both = status.model(found, "both", created=7)
+    assert both["cascade"] == {"first": "m3", "then": "gemma", "keep": 2}
+    with pytest.raises(NotFound, match="served: m3"):
+        status.model(found, "gpt-4", created=7)
+    lenient = catalog(replace(STACK, unknown_model="default"))
+    assert status.model(lenient, "gpt-4", created=7)["id"] == "m3"
+    listed = status.models(found, created=7)["data"]
+    assert listed == [status.model(found, name, created=7) for name in found.names]
+
+
+def test_info_is_of_the_default_or_of_a_cascades_first():
+    for default, name in (("m3", "m3"), ("gemma", "gemma"), ("both", "both")):
+        told = status.info(catalog(replace(STACK, default=default)))
+        assert told["model_id"] == name
+        assert list(told["model_type"]) == ["reranker"]
+        assert told["max_client_batch_size"] == M3.limits.passages
 
 
 def test_the_configuration_says_which_model_is_the_llm():

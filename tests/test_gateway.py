@@ -8,10 +8,11 @@ import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve import page
+from serve import dialects, page
 from serve.rerank import sigmoid
 from tests.fake_vllm import logit
 from tests.harness import Server
+from tests.test_dialect_properties import good, overlays
 
 PASSAGES = ["one", "two", "three", "two"]
 
@@ -224,6 +225,26 @@ def test_duplicate_texts_and_special_text_come_back_as_they_were(fake_server: Se
     assert {r["index"]: r["document"]["text"] for r in answer["results"]} == dict(
         enumerate(passages)
     )
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    path=st.sampled_from(sorted(dialects.by_path())),
+    body=st.sampled_from(dialects.DIALECTS).flatmap(
+        lambda dialect: overlays.map(lambda overlay: {**good(dialect), **overlay})
+    ),
+    version=st.sampled_from([{}, {"x-pinecone-api-version": "2025-01"}]),
+)
+def test_any_fields_get_an_answer_or_their_name(
+    fake_server: Server, path: str, body: dict, version: dict
+):
+    answer = requests.post(fake_server.url + path, json=body, headers=version, timeout=10)
+    told = answer.json()
+    if answer.ok:
+        return
+    assert answer.status_code in (400, 404)
+    assert told["message"] == told["detail"]
+    assert isinstance(told["error"], str) or told["error"]["param"] or "engine" in told["message"]
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -55,7 +55,7 @@ def choose(sharing: Sequence[Dialect], body: Body, headers: Headers) -> Dialect:
         is_there = not dialect.texts or dialect.texts in given
         if is_there and dialect.is_meant(body, headers):
             return dialect
-    words = " or ".join(f"`{field}`" for field in reversed(fields))
+    words = " or ".join(f"`{field}`" for field in fields)
     raise InvalidRequest(
         f"The body has no list of texts to rank: send {words}.", param=sharing[-1].texts
     )

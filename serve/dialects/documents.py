@@ -4,7 +4,7 @@ They ask alike, and one answer that holds what each of them reads serves them al
 the answer unless `return_documents` is false, as vLLM does it and clients of it rely on.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -124,11 +124,10 @@ def _warnings(field: str, result: RerankResult) -> Iterator[str]:
         yield "a cascade of two models: relevance_score compares within a stage only"
 
 
-_OFF: schemas.Schema = {
-    "type": "object",
-    "required": ["mode"],
-    "properties": {"mode": {"const": "disabled"}},
-}
+_OFF: Sequence[schemas.Schema] = (
+    {"type": "object", "required": ["mode"], "properties": {"mode": {"const": "disabled"}}},
+    {"enum": [{}, []]},
+)
 FIELDS: Mapping[str, schemas.Schema] = {
     "query": schemas.QUERY,
     "documents": schemas.DOCUMENTS,
@@ -137,7 +136,7 @@ FIELDS: Mapping[str, schemas.Schema] = {
     "return_documents": schemas.echo(True),
     "rank_fields": schemas.RANK_FIELDS,
     "truncation": schemas.cutting(),
-    "relevant_spans": schemas.refused('Refused (400) unless it is `{"mode": "disabled"}`.', _OFF),
+    "relevant_spans": schemas.refused('Refused (400) unless it is `{"mode": "disabled"}`.', *_OFF),
     **schemas.COMMON,
 }
 _STAGE = schemas.typed("string", "Of a cascade: which model scored it.", enum=["first", "then"])

@@ -74,11 +74,11 @@ def documents(body: Body, name: str) -> tuple[list[str], Sequence[object] | None
     """
     items: list[Any] = _listed(body, name)
     not_empty(items, name)
+    names = [] if body.get("rank_fields") in (None, "") else texts(body, "rank_fields", read=string)
     if all(isinstance(item, str) for item in items):
         return items, None
     for index, item in enumerate(items):
         _check_depth(item, f"{name}[{index}]")
-    names = texts(body, "rank_fields", read=string) if body.get("rank_fields") else []
     return [_document(item, names, f"{name}[{index}]") for index, item in enumerate(items)], items
 
 
@@ -148,11 +148,10 @@ def _number(word: str) -> object:
 
 def count(body: Body, *names: str) -> int | None:
     """The first of `names` that is given, as how many are wanted at most; 0 and null are None."""
-    for name in names:
-        value = whole(body, name, "a whole number, 0 for the default", least=0)
-        if value is not None:
-            return value or None
-    return None
+    words = "a whole number, 0 for the default"
+    values = [whole(body, name, words, least=0) for name in names]  # none of them is nonsense
+    given = [value for value in values if value is not None]
+    return (given[0] or None) if given else None
 
 
 def choice(body: Body, name: str, *words: str, where: str | None = None) -> str | None:

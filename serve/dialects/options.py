@@ -46,7 +46,7 @@ def engine_options(body: Body) -> dict[str, object]:
         value = whole(body, name, words, least=least) if of is int else body.get(name)
         if name == "truncation_side":
             value = choice(body, name, "left", "right")
-        if value is None:
+        if value is None or (value == "" and name != "instruction"):  # an empty one is one
             continue
         if type(value) is not of or (name == "truncate_prompt_tokens" and value == 0):
             raise InvalidRequest(f"{name} must be {words}; it is {kind(value)}.", param=name)

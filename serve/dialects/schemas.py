@@ -171,9 +171,10 @@ COMMON: Mapping[str, Schema] = {
         pattern="^( *(-1|[1-9][0-9]{0,8}) *)?$",
         **{"not": {"const": 0}},
     ),
-    "truncation_side": word(
-        "left", "right", description="Which end of an over-long text is cut: `right` by default."
-    ),
+    "truncation_side": {
+        "enum": ["right", None],
+        "description": "Which end of an over-long text is cut; `left` is refused (400).",
+    },
     "chat_template_kwargs": {
         "type": ["object", "null"],
         "properties": {"instruction": {"type": ["string", "null"]}},
