@@ -49,10 +49,13 @@ def parts(
     where one token's characters are. It takes the time of tokenizing the passage about twice, but
     for what is left over.
     """
-    start = 0
+    start = end = 0
     for _ in range(most):
-        part, start = _next_part(passage, start, room, reader, neutral)
+        part, onward = _next_part(passage, start, room, reader, neutral)
+        if start < end and part.end <= end:  # no room beside what it shares with the last one
+            part, onward = _next_part(passage, end, room, reader, neutral)
         yield part
+        start, end = onward, part.end
         if not is_left_over(passage, part):
             return
 
@@ -71,7 +74,7 @@ def _next_part(
     while True:
         end = _end(window, offsets, keep)
         text = neutral(window[:end])
-        tokens = reader.count([text])[0]
+        tokens = len(offsets) if text == window else reader.count([text])[0]
         if tokens <= room or keep <= 1:
             break
         # The text alone gives more tokens than within the passage, or was made longer.
@@ -80,8 +83,8 @@ def _next_part(
     if part.end == len(passage):
         return part, part.end
     back = keep - min(keep // OVERLAP_SHARE, OVERLAP_MOST)
-    onward = offsets[back][0] if back < len(offsets) else end
-    return part, start + (onward if onward > 0 else end)
+    onward = min(offsets[back][0], end) if back < len(offsets) else end
+    return part, start + (onward or end)
 
 
 def _window(

@@ -137,7 +137,7 @@ def error_of(status: int, body: bytes) -> RequestError:
     message = _message_of(body)
     if "maximum context length" in message:
         message += (
-            " Shorten the texts or `instruction`, let texts be cut, or lower max_tokens_per_query"
+            " Shorten `instruction` or the texts, let texts be cut, or lower max_tokens_per_query"
             " or max_tokens_per_doc."
         )
     if 400 <= status < 500:

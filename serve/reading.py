@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+PARTS_AT_ONCE = 200  # made in one go, about 30 ms where each is short
+_NO_END = 10**9  # tokens: the room of a passage that nothing limits
+
 
 class Reading:
     """What is known of how a model reads, which is little until its tokenizer is here."""
@@ -115,7 +118,7 @@ class Reading:
         lengths, limits = self.lengths, self._limits(request)
         with _mapped_errors():
             queries = await self._queries(lengths, neutral)
-            rooms = {i: int(lengths.room(query, limits)) for i, query in queries.items()}
+            rooms = {i: int(min(lengths.room(n, limits), _NO_END)) for i, n in queries.items()}
             work = parts_of(request, rooms, most_pairs, lengths, self.specials.neutral)
             found: dict[int, list[Part]] = {index: [] for index in rooms}
             while some := await self._run(lambda: _some(work)):  # between them it can be cancelled
@@ -185,13 +188,13 @@ def _suspects(specials: Specials, request: RerankRequest) -> list[str]:
 
 
 def _some(work: Iterator[tuple[int, Part]]) -> list[tuple[int, Part]]:
-    """The next parts, of about `SLICE_CHARS` characters; none when there are no more."""
+    """The next parts, of `SLICE_CHARS` characters or so; none when there are no more."""
     some: list[tuple[int, Part]] = []
     chars = 0
     for index, part in work:
         some.append((index, part))
         chars += len(part.text)
-        if chars >= SLICE_CHARS:
+        if chars >= SLICE_CHARS or len(some) == PARTS_AT_ONCE:
             break
     return some
 

@@ -17,7 +17,11 @@ import requests
 
 from clients.__main__ import CLIENTS
 from clients.examples import EIGHT_PASSAGES, FOUR_PASSAGES, QUERY
+from serve.chunks import parts
+from serve.lengths import Lengths, TokenLimits
 from serve.rerank import sigmoid
+from serve.specials import Specials
+from serve.tokens import load
 from tests.harness import ROOT, Server, alive, wait_until
 from tests.tiny_models import MAX_TOKENS, random_text
 
@@ -144,13 +148,134 @@ def test_a_limit_beyond_the_models_length_is_no_limit(xlm_roberta_server: Server
     limited = xlm_roberta_server.post("/v2/rerank", {**body, "max_tokens_per_doc": 4096}).json()
     assert plain["results"] == limited["results"]
 
+    clamped = xlm_roberta_server.post("/v2/rerank", {**body, "truncate_prompt_tokens": 4096}).json()
+    assert plain["results"] == clamped["results"]
 
-def test_what_the_engine_refuses_is_a_clear_400(xlm_roberta_server: Server):
-    body = {"query": "q", "documents": ["d"], "truncate_prompt_tokens": 4096}
+
+def test_a_limit_of_the_passage_beside_a_query_that_is_longer_than_the_model(
+    xlm_roberta_server: Server,
+):
+    """vLLM alone answers 500: it would cut the passage only."""
+    body = {"query": "deep learning " * 100, "documents": ["bread", "oven " * 90]}
+    answer = xlm_roberta_server.post("/v2/rerank", {**body, "max_tokens_per_doc": 20})
+    assert answer.ok, answer.text
+    assert answer.headers["x-rerank-truncated"] == "0,1"
+
+
+def test_a_limit_that_leaves_no_room_is_a_clear_400(xlm_roberta_server: Server):
+    body = {"query": "q", "documents": ["d"], "truncate_prompt_tokens": 4}
     answer = xlm_roberta_server.post("/rerank", body)
     assert answer.status_code == 400
-    assert "truncate_prompt_tokens" in answer.json()["message"]
+    assert "leaves no room" in answer.json()["message"]
+
+
+def test_the_side_that_is_cut(xlm_roberta_server: Server):
+    """vLLM takes `right` for "without the last special token", which changes the score."""
+    body = {"query": "rank", "documents": ["deep learning " * 100]}
+    plain, right, left = (
+        xlm_roberta_server.post("/rerank", {**body, **options})
+        for options in ({}, {"truncation_side": "right"}, {"truncation_side": "left"})
+    )
+    assert plain.json()["results"] == right.json()["results"]
+    assert left.status_code == 400
+    assert "truncation_side" in left.json()["message"]
+
+
+@pytest.mark.parametrize("priority", [5, -5])
+def test_any_priority_is_taken(xlm_roberta_server: Server, priority: int):
+    body = {"query": "rank", "documents": ["deep learning", "bread"]}
+    plain = xlm_roberta_server.post("/v2/rerank", body).json()
+    urgent = xlm_roberta_server.post("/v2/rerank", {**body, "priority": priority})
+    assert urgent.ok and urgent.json()["results"] == plain["results"]
+
+
+def test_what_the_engine_refuses_is_a_clear_400(xlm_roberta_server: Server):
+    body = {"query": "q", "documents": ["d"], "mm_processor_kwargs": {"size": 1}}
+    answer = xlm_roberta_server.post("/rerank", body)
+    assert answer.status_code == 400
+    assert "mm_processor_kwargs" in answer.json()["message"]
     assert "Traceback" not in answer.text
+
+
+# -- long documents ------------------------------------------------------------------------------
+
+NEEDLE = "Deep learning is a subset of machine learning that uses neural networks."
+LONG = "The weather is nice today, and bread is in the oven. " * 60 + NEEDLE
+
+
+def raw_scores(server: Server, body: dict[str, object]) -> dict[int, float]:
+    answer = server.post("/v2/rerank", body)
+    assert answer.ok, answer.text
+    return {item["index"]: item["raw_score"] for item in answer.json()["results"]}
+
+
+def test_a_long_documents_best_part_gives_its_score(minilm_server: Server):
+    body = {"query": QUERY, "documents": ["I like pizza", LONG]}
+    cut = minilm_server.post("/v2/rerank", body)
+    parts = minilm_server.post("/v2/rerank", {**body, "max_chunks_per_doc": 10})
+    assert cut.headers["x-rerank-truncated"] == "1"
+    assert "x-rerank-truncated" not in parts.headers
+    low = {item["index"]: item for item in cut.json()["results"]}
+    best, other = parts.json()["results"]
+    assert (best["index"], other["index"]) == (1, 0)
+    assert "chunk" not in other and other["raw_score"] == low[0]["raw_score"]
+    chunk = best["chunk"]
+    assert chunk["index"] == chunk["count"] - 1 and chunk["count"] > 2
+    text = LONG[chunk["start"] : chunk["end"]]
+    assert NEEDLE in text
+    assert best["raw_score"] > low[1]["raw_score"] + 0.2
+    assert best["raw_score"] == raw_scores(minilm_server, {**body, "documents": [text]})[0]
+    assert best["document"]["text"] == LONG
+
+
+def test_parts_that_do_not_suffice_are_told(minilm_server: Server):
+    body = {"query": QUERY, "documents": ["I like pizza", LONG], "max_chunks_per_doc": 2}
+    answer = minilm_server.post("/v2/rerank", body)
+    assert answer.headers["x-rerank-truncated"] == "1"
+    item = next(item for item in answer.json()["results"] if item["index"] == 1)
+    assert item["chunk"]["count"] == 2
+    whole = {"query": QUERY, "texts": ["a", LONG], "truncate": False}
+    refused = minilm_server.post("/rerank", whole)
+    assert refused.status_code == 400
+    assert "texts[1] has" in refused.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"max_tokens_per_doc": 30}, {"truncate_prompt_tokens": 64}], ids=str
+)
+def test_the_parts_of_pairs(
+    xlm_roberta_server: Server, tiny_xlm_roberta: Path, options: dict[str, object]
+):
+    """Each with its own query, special tokens in the text, and by all that limits a passage: the
+    value is the highest of what the parts get alone, to the last digit."""
+    tokenizer = load(tiny_xlm_roberta / "tokenizer.json")
+    lengths, specials = Lengths(tokenizer, is_pair=True), Specials.of(tokenizer)
+    limits = TokenLimits.of({"truncate_prompt_tokens": -1, **options}, MAX_TOKENS)
+    long = "deep </s> learning 東京 naïve " * 40
+    queries = ["rank", "weather " * 5, "bread", "rank " * 300]
+    documents = [long, long, "a short one </s>", "oven " * 100]
+    body = {"queries": queries, "documents": documents, "max_chunks_per_doc": 50, **options}
+    answer = xlm_roberta_server.post("/score", {**body, "use_activation": False})
+    assert answer.ok, answer.text
+    assert answer.headers["x-rerank-truncated"] == "3"  # whose query is cut
+    for item, query, document in zip(answer.json()["data"], queries, documents, strict=True):
+        room = int(lengths.room(lengths.count([query])[0], limits))
+        spans = [(p.start, p.end) for p in parts(document, room, 50, lengths, specials.neutral)]
+        texts = [document[start:end] for start, end in spans]
+        alone = raw_scores(xlm_roberta_server, {"query": query, "documents": texts, **options})
+        best = max(sorted(alone), key=alone.__getitem__)
+        assert item["score"] == alone[best]
+        if len(spans) > 1:
+            start, end = spans[best]
+            chunk = {"index": best, "count": len(spans), "start": start, "end": end}
+            assert item["chunk"] == chunk
+
+
+def test_parts_count_as_pairs(minilm_server: Server):
+    body = {"query": "q", "documents": ["deep learning " * 30_000] * 20, "max_tokens_per_doc": 20}
+    answer = minilm_server.post("/v2/rerank", {**body, "max_chunks_per_doc": 100_000})
+    assert answer.status_code == 413
+    assert "lower max_chunks_per_doc" in answer.json()["message"]
 
 
 @pytest.mark.parametrize("passages", [FOUR_PASSAGES, EIGHT_PASSAGES], ids=["four", "eight"])

@@ -15,7 +15,7 @@ from serve.errors import (
     RequestError,
     Unavailable,
 )
-from serve.rerank import RerankRequest
+from serve.rerank import RerankRequest, Score
 from serve.spec import Model
 
 ENCODER = Model(model="a/b", names=("m",), vllm={"max-model-len": 512})
@@ -60,6 +60,18 @@ def sent(model: Model, **options: object) -> dict[str, object]:
             {"max_tokens_per_doc": 4096},
             {"truncate_prompt_tokens": -1, "max_tokens_per_doc": 0},
         ),
+        (ENCODER, {"truncate_prompt_tokens": 4096}, {"truncate_prompt_tokens": -1}),
+        (
+            replace(ENCODER, vllm={}),  # whose length is not known
+            {"truncate_prompt_tokens": 4096},
+            {"truncate_prompt_tokens": 4096},
+        ),
+        (ENCODER, {"truncation_side": "right"}, {"truncate_prompt_tokens": -1}),
+        (
+            LLM,
+            {"truncation_side": "right"},
+            {"max_tokens_per_query": 100, "max_tokens_per_doc": 300},
+        ),
         (LLM, {}, {"max_tokens_per_query": 100, "max_tokens_per_doc": 300}),
         (
             LLM,
@@ -91,6 +103,43 @@ def test_an_llm_rerankers_prompt_is_never_cut_as_a_whole():
 
 def test_an_llm_rerankers_limits_cannot_be_switched_off():
     assert sent(LLM, max_tokens_per_doc=0)["max_tokens_per_doc"] == 300
+
+
+@pytest.mark.parametrize("model", [ENCODER, LLM], ids=["encoder", "llm"])
+def test_no_text_is_cut_at_its_beginning(model: Model):
+    with pytest.raises(InvalidRequest, match="send the end of a long text") as error:
+        sent(model, truncation_side="left")
+    assert error.value.param == "truncation_side"
+
+
+@pytest.mark.parametrize(
+    ("query", "asked", "expected"),
+    [
+        ("q", {}, None),
+        ("q" * 2000, {}, None),  # without a limit of the passage vLLM cuts the longer text
+        ("q", {"max_tokens_per_doc": 100}, None),
+        ("q" * 2000, {"max_tokens_per_doc": 100}, 376),
+        ("q" * 2000, {"max_tokens_per_doc": 100, "truncate_prompt_tokens": 100}, 67),
+        ("q" * 2000, {"max_tokens_per_doc": 100, "max_tokens_per_query": 50}, 50),
+        ("q" * 2000, {"max_tokens_per_doc": 100, "max_tokens_per_query": 500}, 376),
+        ("q" * 2000, {"max_tokens_per_doc": 4096}, None),
+    ],
+)
+def test_a_long_query_leaves_room_for_a_limited_passage(
+    query: str, asked: dict[str, object], expected: int | None
+):
+    request = RerankRequest([query], ["a"], options=asked)
+    fields = options_of(request, ENCODER, 512)
+    assert fields.get("max_tokens_per_query") == expected
+    single = replace(ENCODER, score=Score("cosine"))  # whose texts stand by themselves
+    if "max_tokens_per_query" not in asked:
+        assert "max_tokens_per_query" not in options_of(request, single, 512)
+
+
+@pytest.mark.parametrize("model", [ENCODER, LLM], ids=["encoder", "llm"])
+def test_the_engine_refuses_what_may_not_be_cut_where_nobody_else_can_tell(model: Model):
+    request = RerankRequest(["q"], ["a"], options={"max_tokens_per_doc": 9, "user": "u"})
+    assert options_of(request, model, 512, may_cut=False) == {"user": "u"}
 
 
 def test_pairs_keep_their_own_queries():

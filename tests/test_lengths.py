@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer
 
-from serve import reading
+from serve import tokens
 from serve.lengths import SLICE_CHARS, Lengths, TokenLimits, slices
 from serve.rerank import RerankRequest
 
 
 @cache
 def load(folder: Path) -> Tokenizer:
-    return reading.load(folder / "tokenizer.json")
+    return tokens.load(folder / "tokenizer.json")
 
 
 @pytest.mark.parametrize(
@@ -67,19 +67,8 @@ def test_cut(
 
 def test_short_texts_are_not_counted(tokenizer_folders: dict[str, Path]):
     lengths = Lengths(load(tokenizer_folders["xlm"]), is_pair=True)
-    request = RerankRequest(["q" * 20], ["p" * 20, "é", "ﷺ" * 20, "p" * 70])
+    request = RerankRequest(["q" * 20], ["p" * 20, "é" * 50, "ﷺ" * 20, "p" * 70])
     assert lengths.suspects(request, TokenLimits(whole=90)) == [2, 3]
-
-
-@given(
-    st.text(max_size=30) | st.text(alphabet="Ａ𝐀①ﬁﷺ각\u0300é ", max_size=30),
-    st.sampled_from(["xlm", "gemma", "qwen3", "minilm"]),
-)
-def test_the_bound_is_one(tokenizer_folders: dict[str, Path], text: str, name: str):
-    lengths = Lengths(load(tokenizer_folders[name]), is_pair=False)
-    request, count = RerankRequest([""], [text]), lengths.count([text])[0]
-    if count:
-        assert lengths.suspects(request, TokenLimits(passage=count - 1)) == [0]
 
 
 @given(st.lists(st.integers(0, 3 * SLICE_CHARS).map(lambda length: "x" * length), max_size=6))
@@ -87,14 +76,3 @@ def test_slices(texts: list[str]):
     parts = list(slices(texts))
     assert [text for part in parts for text in part] == texts
     assert all(sum(map(len, part[:-1])) < SLICE_CHARS for part in parts)
-
-
-def test_a_tokenizer_that_gives_a_character_two_tokens():
-    tokenizer = Tokenizer(models.BPE({".": 0, "▁": 1, "a": 2}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace(prepend_scheme="always")]
-    )
-    lengths = Lengths(tokenizer, is_pair=False)
-    request = RerankRequest([""], ["....."])
-    assert lengths.count(request.passages) == [10]
-    assert lengths.suspects(request, TokenLimits(passage=9)) == [0]

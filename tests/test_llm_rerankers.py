@@ -337,3 +337,45 @@ def test_each_model_says_which_passages_it_cut(stack_server: Server):
     short = stack_server.post("/v2/rerank", {**body, "documents": ["bread"]})
     assert "x-rerank-truncated" not in short.headers
     assert "warnings" not in short.json()["meta"]
+
+
+# -- long documents ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gemma", "qwen3"])
+def test_a_long_documents_best_part_gives_its_score(stack_server: Server, name: str):
+    source = random.Random(9)
+    long = " ".join(source.choices(WORDS, k=300))
+    body = {"model": name, "query": "deep learning", "max_chunks_per_doc": 99}
+    answer = stack_server.post("/v2/rerank", {**body, "documents": ["bread", long]})
+    assert answer.ok, answer.text
+    assert "x-rerank-truncated" not in answer.headers
+    item = next(item for item in answer.json()["results"] if item["index"] == 1)
+    chunk = item["chunk"]
+    texts = [long[chunk["start"] : chunk["end"]], long[:60], long[-60:]]
+    alone = stack_server.post("/v2/rerank", {**body, "documents": texts})
+    assert "x-rerank-truncated" not in alone.headers
+    by_index = {item["index"]: item["raw_score"] for item in alone.json()["results"]}
+    assert item["raw_score"] == by_index[0]
+
+
+def test_both_stages_of_a_cascade_read_in_parts(stack_server: Server):
+    source = random.Random(10)
+    documents = [" ".join(source.choices(WORDS, k=length)) for length in (9, 500, 9, 400, 300)]
+    body = {"query": "deep learning", "documents": documents, "max_chunks_per_doc": 99}
+    first, then, both = (
+        stack_server.post("/v2/rerank", {**body, "model": model}).json()["results"]
+        for model in ("minilm", "gemma", "minilm-then-gemma")
+    )
+    of = {
+        "first": {item["index"]: item for item in first},
+        "then": {item["index"]: item for item in then},
+    }
+    for item in both:
+        alone = of[item["stage"]][item["index"]]
+        assert item["raw_score"] == alone["raw_score"]
+        assert item.get("chunk") == alone.get("chunk")
+    whole = {**body, "max_chunks_per_doc": 1, "model": "minilm-then-gemma", "truncation": False}
+    refused = stack_server.post("/v2/rerank", whole)
+    assert refused.status_code == 400
+    assert "documents[1] has" in refused.json()["message"]

@@ -1,13 +1,28 @@
-"""Which engine a request goes to, and what is too large."""
+"""Which engine a request goes to, what is too large, and what is asked of the engine."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.errors import TooLarge, Unavailable
-from serve.pool import Replica, check_size, pick
-from serve.rerank import RerankRequest
-from serve.spec import Limits
+from serve.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    RequestError,
+    TooLarge,
+    Unavailable,
+)
+from serve.lengths import Lengths
+from serve.pool import Pool, Replica, check_size, pick
+from serve.rerank import RawScores, RerankRequest
+from serve.spec import Limits, Model
+from serve.tokens import load
 from serve.vllm_log import Progress
 
 
@@ -41,3 +56,133 @@ def test_size(queries: list[str], passages: list[str], param: str):
         check_size(request, Limits(passages=3, text_chars=3))
     assert error.value.param == param
     check_size(request, Limits(passages=4, text_chars=4))
+
+
+# -- what is asked of the engine -------------------------------------------------------------------
+
+
+class Engine:
+    """Gives each passage its length, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, object]] = []
+        self.pairs: list[int] = []  # in flight, as the pool counts them
+        self.pool: Pool
+
+    async def score(self, body: bytes, pairs: int, *, timeout_s: float) -> RawScores:
+        self.bodies.append(orjson.loads(body))
+        self.pairs.append(self.pool.pairs)
+        return RawScores([float(len(text)) for text in self.bodies[-1]["documents"]], 1)  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        pass
+
+
+MODEL = Model(model="a/b", names=("m",), vllm={"max-model-len": 64})
+LONG = "deep learning " * 100
+Story = Callable[[Pool, Engine], Awaitable[None]]
+
+
+def run(folder: Path | None, story: Story, model: Model = MODEL) -> None:
+    """Tells a story of a pool, whose tokenizer is in `folder` or not known."""
+
+    async def told() -> None:
+        engine = Engine()
+        engine.pool = pool = Pool(model, [Replica(engine, Progress("ready"))])  # type: ignore[arg-type]
+        if folder is not None:
+            await pool.reading.learn(folder / "tokenizer.json", "", is_pair=True)
+        try:
+            await story(pool, engine)
+            assert pool.pairs == 0
+        finally:
+            pool.close()
+
+    asyncio.run(told())
+
+
+def test_parts_are_pairs_in_flight(tokenizer_folders: dict[str, Path]):
+    model = replace(MODEL, limits=Limits(pairs_in_flight=3))
+
+    async def story(pool: Pool, engine: Engine) -> None:
+        request = RerankRequest(["q"], ["a", LONG], max_chunks=50)
+        raw = await pool.score(request)  # alone, whatever is allowed
+        parts = raw.chunks[1].count
+        assert parts > 3 and engine.pairs == [1 + parts]
+        assert [len(raw.values), raw.values[0]] == [2, 1.0]
+        pool.replicas[0].pairs += 1
+        with pytest.raises(Overloaded, match="1 pairs are in flight"):
+            await pool.score(request)
+        assert pool.pairs == 1
+        await pool.score(replace(request, passages=["a", "b"]))
+        pool.replicas[0].pairs -= 1
+
+    run(tokenizer_folders["minilm"], story, model)
+
+
+@pytest.mark.parametrize("max_chunks", [1, 3])
+def test_what_may_not_be_cut_is_told_before_the_engine_works(
+    tokenizer_folders: dict[str, Path], max_chunks: int
+):
+    async def story(pool: Pool, engine: Engine) -> None:
+        request = RerankRequest(
+            ["q"], ["a", LONG], may_cut=False, max_chunks=max_chunks, fields=("query", "documents")
+        )
+        for ask in (pool.score(request), pool.check_whole(request, 9)):
+            with pytest.raises(InvalidRequest) as error:
+                await ask
+            assert error.value.param == "documents[1]"
+        assert engine.bodies == []
+        short = replace(request, passages=["a", "b < c"])
+        await pool.check_whole(short, 9)
+        assert (await pool.score(short)).values == [1.0, 5.0]
+
+    run(tokenizer_folders["minilm"], story)
+
+
+def test_without_a_tokenizer_the_engine_is_told_to_refuse():
+    async def story(pool: Pool, engine: Engine) -> None:
+        request = RerankRequest(["q"], ["a < b"])
+        await pool.score(request)
+        await pool.score(replace(request, may_cut=False))
+        sent = [body.get("truncate_prompt_tokens") for body in engine.bodies]
+        assert sent == [-1, None]
+        assert (await pool.score(replace(request, max_chunks=9))).values == [5.0]
+        with pytest.raises(InvalidRequest, match="tokenizer is not known"):
+            await pool.score(replace(request, passages=[LONG], max_chunks=9))
+
+    run(None, story)
+
+
+def test_short_passages_are_never_tokenized(tokenizer_folders: dict[str, Path]):
+    folder = tokenizer_folders["minilm"]
+
+    class Untouched(Lengths):
+        def count(self, texts: object) -> list[int]:
+            raise AssertionError("tokenized")
+
+        offsets = count  # type: ignore[assignment]
+
+    async def story(pool: Pool, engine: Engine) -> None:
+        lengths = Lengths(load(folder / "tokenizer.json"), is_pair=True)
+        lengths.__class__ = Untouched
+        pool.reading.lengths = lengths
+        request = RerankRequest(["what is 深度学习"], ["a short passage", "短い文"] * 5_000)
+        for options in ({"max_chunks": 10}, {"may_cut": False}):
+            assert len((await pool.score(replace(request, **options))).values) == 10_000
+
+    run(folder, story)
+
+
+@pytest.mark.parametrize("options", [{"max_chunks": 10**6}, {"may_cut": False}], ids=str)
+def test_splitting_and_counting_end_in_time(
+    tokenizer_folders: dict[str, Path], options: dict[str, int]
+):
+    async def story(pool: Pool, engine: Engine) -> None:
+        request = RerankRequest(["q"], [LONG * 700] * 50, **options)  # type: ignore[arg-type]
+        with pytest.raises(DeadlineExceeded):
+            await pool.score(request, timeout_s=0.05)
+        with pytest.raises(RequestError):
+            await pool.check_whole(request, 0.05)
+        assert engine.bodies == []
+
+    run(tokenizer_folders["minilm"], story, replace(MODEL, limits=Limits(passages=10**6)))

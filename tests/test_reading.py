@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers
 
+from serve.errors import InvalidRequest, TooLarge
 from serve.lengths import SLICE_CHARS
 from serve.reading import Reading
 from serve.rerank import RerankRequest
@@ -47,7 +48,10 @@ def test_texts_are_neutral_and_what_is_cut_is_told(tokenizer_folders: dict[str, 
         ("q", "p" * 50, False),
         ("q", "p" * 70, True),  # 64 tokens at most
         ("q" * 40, "p" * 40, True),
-        ("q", "é" * 40, True),
+        ("q", "é" * 40, False),
+        ("q", "東" * 50, False),
+        ("q", "東" * 70, True),
+        ("q", "ﷺ" * 9, True),
         ("q", "a < b", True),
         ("</s>", "p", True),
         ("q", "［＜", True),
@@ -101,7 +105,9 @@ def test_the_event_loop_goes_on_meanwhile(tokenizer_folders: dict[str, Path], na
 
         watching = asyncio.create_task(watch())
         request = RerankRequest(["q"], hard, options=LIMITED)
-        await reading.cut(await reading.neutral(request))
+        neutral = await reading.neutral(request)
+        await reading.cut(neutral)
+        await reading.split(replace(request, max_chunks=2000), neutral, 10_000)
         watching.cancel()
         assert longest < 2, "the event loop stood still"  # it would for minutes
 
@@ -112,6 +118,143 @@ def test_counting_can_be_cancelled(tokenizer_folders: dict[str, Path]):
     async def story(reading: Reading) -> None:
         request = RerankRequest(["q"], ["deep learning " * SLICE_CHARS] * 50)
         task = asyncio.create_task(reading.cut(replace(request, options=LIMITED)))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(tokenizer_folders["minilm"], story)
+
+
+# -- in parts --------------------------------------------------------------------------------------
+
+
+def test_long_passages_are_split_and_the_rest_is_left(tokenizer_folders: dict[str, Path]):
+    async def story(reading: Reading) -> None:
+        long = "deep learning </s> " * 30 + "bread oven"
+        request = RerankRequest(
+            ["rank"], ["a </s>", long, "b"], max_chunks=20, options=LIMITED, fields=("q", "docs")
+        )
+        neutral = await reading.neutral(request)
+        done = await reading.split(request, neutral, 100)
+        assert set(done.parts) == {1} and not done.cut
+        own = done.parts[1]
+        assert done.request.passages == ["a < /s>", *(part.text for part in own), "b"]
+        assert all("</s>" not in part.text for part in own)
+        assert long[own[-1].start :].endswith("bread oven") and own[-1].end == len(long)
+        counts = await reading._count(reading.lengths, done.request.passages)
+        query = await reading._count(reading.lengths, request.queries)
+        assert max(counts) + query[0] + 4 <= 64  # nothing is left to cut for the engine
+        assert await reading.cut(done.request) == []
+        few = replace(request, max_chunks=2)
+        assert (await reading.split(few, neutral, 100)).cut == [1]
+        with pytest.raises(TooLarge, match="more than 4 parts"):
+            await reading.split(request, neutral, 4)
+        with pytest.raises(InvalidRequest, match=r"longer than 2 parts .* raise max_chunks"):
+            await reading.split(replace(few, may_cut=False), neutral, 100)
+
+    run(tokenizer_folders["xlm"], story)
+
+
+def test_each_passage_is_split_for_its_own_query(tokenizer_folders: dict[str, Path]):
+    async def story(reading: Reading) -> None:
+        long, query = "deep learning " * 20, "weather " * 4
+        request = RerankRequest(["rank", query, query * 30], [long, long, "b"], max_chunks=20)
+        request = replace(request, options=LIMITED)
+        done = await reading.split(request, request, 100)
+        counts = [len(done.parts[index]) for index in (0, 1)]
+        assert counts[0] < counts[1]
+        assert done.request.queries == ["rank"] * counts[0] + [query] * counts[1] + [query * 30]
+        assert done.cut == [2]  # a query that is cut itself
+        assert await reading.cut(done.request) == [sum(counts)]
+
+    run(tokenizer_folders["xlm"], story)
+
+
+@pytest.mark.parametrize(
+    ("queries", "passages", "limits", "param", "words"),
+    [
+        (["q"], ["a", "b " * 99], {}, "docs[1]", "reads 58 of it beside its query"),
+        (["q " * 99], ["a", "b"], {}, "text", "reads 45 of it: shorten it"),
+        (["q", "q " * 99], ["a", "b"], {}, "text[1]", "shorten it"),
+        (["q"], ["b " * 20], {"max_tokens_per_doc": 9}, "docs[0]", "reads 9 of it"),
+        (["q " * 20], ["b"], {"max_tokens_per_query": 9}, "text", "reads 9 of it"),
+    ],
+)
+def test_what_may_not_be_cut_is_refused(
+    tokenizer_folders: dict[str, Path],
+    queries: list[str],
+    passages: list[str],
+    limits: dict[str, object],
+    param: str,
+    words: str,
+):
+    async def story(reading: Reading) -> None:
+        request = RerankRequest(
+            queries, passages, may_cut=False, fields=("text", "docs"), options={**LIMITED, **limits}
+        )
+        with pytest.raises(InvalidRequest, match=words) as error:
+            await reading.refuse_cuts(request)
+        assert error.value.param == param and error.value.message.startswith(f"{param} has ")
+        await reading.refuse_cuts(replace(request, queries=["q"], passages=["a"]))
+
+    run(tokenizer_folders["xlm"], story)
+
+
+@pytest.mark.parametrize(
+    ("passage", "options", "length", "is_refused"),
+    [
+        ("b" * 50, LIMITED, 64, False),
+        ("b" * 70, LIMITED, 64, True),
+        ("東" * 30, LIMITED, 64, True),
+        ("b" * 30, {**LIMITED, "max_tokens_per_doc": 20}, 64, True),
+        ("b", LIMITED, None, True),  # it may be of any length
+    ],
+)
+def test_without_a_tokenizer_a_long_passage_cannot_be_split(
+    passage: str, options: dict[str, object], length: int | None, is_refused: bool
+):
+    reading, request = Reading(length), RerankRequest(["q"], ["a", passage], options=options)
+    reading.check(request)
+    request = replace(request, max_chunks=5)
+    if is_refused:
+        with pytest.raises(InvalidRequest, match="tokenizer is not known") as error:
+            reading.check(request)
+        assert error.value.param == "max_chunks_per_doc"
+    else:
+        reading.check(request)
+        assert asyncio.run(reading.split(request, request, 9)).request == request
+    reading.close()
+
+
+def test_a_limit_that_leaves_no_room_for_text(tokenizer_folders: dict[str, Path]):
+    async def story(reading: Reading) -> None:
+        request = RerankRequest(["q"], ["a"])
+        reading.check(replace(request, options={"truncate_prompt_tokens": 6}))
+        with pytest.raises(InvalidRequest, match="send 6 at least"):
+            reading.check(replace(request, options={"truncate_prompt_tokens": 5}))
+
+    run(tokenizer_folders["xlm"], story)
+
+
+def test_a_passage_that_nothing_limits_is_whole_beside_a_query_that_is_cut(
+    tokenizer_folders: dict[str, Path],
+):
+    async def story(reading: Reading) -> None:
+        reading.max_model_len = None
+        request = RerankRequest(["deep learning " * 9], ["bread " * 900], max_chunks=9)
+        request = replace(request, options={**LIMITED, "max_tokens_per_query": 3})
+        done = await reading.split(request, request, 9)
+        assert (done.request, done.parts, done.cut) == (request, {}, [0])
+
+    run(tokenizer_folders["minilm"], story)
+
+
+def test_splitting_can_be_cancelled(tokenizer_folders: dict[str, Path]):
+    async def story(reading: Reading) -> None:
+        request = RerankRequest(["q"], ["deep learning " * SLICE_CHARS] * 9, max_chunks=9**9)
+        request = replace(request, options=LIMITED)
+        task = asyncio.create_task(reading.split(request, request, 9**9))
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

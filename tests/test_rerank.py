@@ -8,17 +8,18 @@ from hypothesis import strategies as st
 
 from serve.errors import EngineFault
 from serve.rerank import (
+    Chunk,
     RawScores,
     RerankRequest,
     Score,
     build_result,
     check_raw,
     cosine_to_unit,
+    join_stages,
     rank,
     sigmoid,
-    texts_of,
-    with_texts,
 )
+from serve.texts import texts_of, with_texts
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -175,6 +176,26 @@ def test_calibration_keeps_the_order_and_stays_within_0_and_1(
 def test_no_cosine_is_calibrated():
     with pytest.raises(EngineFault, match="no cosine"):
         Score("cosine", temperature=2.0).function(7.0)
+
+
+def test_a_cascades_parts_are_of_the_stage_that_gave_the_score():
+    request = RerankRequest(["q"], ["a", "b", "c"], is_ranked=True)
+    ours = {0: Chunk(1, 2, 5, 9), 1: Chunk(0, 3, 0, 4), 2: Chunk(2, 3, 8, 12)}
+    names = {"model": "m", "id": "x", "created": 1}
+    first = build_result(
+        request, RawScores([3.0, 2.0, 1.0], 9, cut=[1], chunks=ours), score=Score(), **names
+    )
+    best = RerankRequest(["q"], ["c", "a"], is_ranked=True)
+    then = build_result(
+        best,
+        RawScores([5.0, 4.0], 6, cut=[0], chunks={0: Chunk(0, 2, 0, 7)}),
+        score=Score(),
+        **names,
+    )
+    joined = join_stages(first, then, [2, 0], None)
+    assert joined.ranking == [2, 0, 1]
+    assert joined.cut == [1, 2]
+    assert joined.chunks == {2: Chunk(0, 2, 0, 7), 1: Chunk(0, 3, 0, 4)}  # 0 was read whole
 
 
 def test_every_text_of_a_request_is_looked_at():
