@@ -54,7 +54,6 @@ def options(
     if model.template is None:
         _refuse_instruction(request.options)
     fields = {**model.request, **request.options}
-    _refuse_left(fields.pop("truncation_side", "right"))
     whole = fields.get("truncate_prompt_tokens")
     if isinstance(whole, int) and max_model_len and whole > max_model_len:
         fields["truncate_prompt_tokens"] = -1
@@ -70,16 +69,6 @@ def options(
     if model.score.of == "logit" and not model.llm:
         _leave_room(fields, request.queries, max_model_len)
     return fields
-
-
-def _refuse_left(side: object) -> None:
-    if side != "right":  # which is how every model is cut, its special tokens kept
-        raise InvalidRequest(
-            "truncation_side 'left' would take the query from the pair and its special tokens with"
-            " it: leave it out, and send the end of a long text, or have it scored in parts"
-            " (max_chunks_per_doc).",
-            param="truncation_side",
-        )
 
 
 def _clamp_limits(fields: dict[str, object], model: Model, max_model_len: int | None) -> None:

@@ -61,10 +61,12 @@ def check_size(request: RerankRequest, limits: Limits, most: int | None = None) 
     for name, texts in ((query, request.queries), (passages, request.passages)):
         longest = max(range(len(texts)), key=lambda index: len(texts[index]))
         if len(texts[longest]) > limits.text_chars:
+            is_alone = name == query and len(texts) == 1
+            where = name if is_alone else f"{name}[{longest}]"
             raise TooLarge(
-                f"{name}[{longest}] has {len(texts[longest])} characters and the limit is"
+                f"{where} has {len(texts[longest])} characters and the limit is"
                 f" {limits.text_chars}: shorten it, or raise `limits: {{text_chars: …}}`.",
-                param=f"{name}[{longest}]",
+                param=where,
             )
 
 

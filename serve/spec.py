@@ -175,9 +175,11 @@ def _check_request(model: Model, reader: Reader, node: yaml.Node) -> None:
         if value is None:
             raise ConfigError(f"request.{key}: is null: leave it out", reader.at(node))
     try:
-        engine_options(model.request)
+        options = engine_options(model.request)
     except InvalidRequest as error:
         raise ConfigError(f"request: {error}", reader.at(node)) from error
+    if options != model.request:  # which clients may do
+        raise ConfigError("request: has a number in quotes: write it plainly", reader.at(node))
     if not model.llm:
         return
     if "truncate_prompt_tokens" in model.request:

@@ -95,12 +95,12 @@ def test_parameters_give_what_the_body_has_not():
     assert parse({**GOOD, "parameters": parameters}).raw
 
 
-@pytest.mark.parametrize(("value", "side"), [("Left", "left"), ("left", "left"), ("Right", None)])
-def test_teis_word_for_the_side_that_is_cut(value: str, side: str | None):
-    options = tei.DIALECT.parse(
-        {"query": "q", "texts": ["a"], "truncation_direction": value}
-    ).options
-    assert options.get("truncation_side") == side
+def test_teis_word_for_the_side_that_is_cut():
+    body = {"query": "q", "texts": ["a"], "truncation_direction": "Right"}
+    assert tei.DIALECT.parse(body).options == {}
+    with pytest.raises(InvalidRequest, match="send the end of a long text") as error:
+        tei.DIALECT.parse({**body, "truncation_direction": "left"})
+    assert error.value.param == "truncation_direction"
 
 
 def test_tei_has_two_words_for_raw():

@@ -66,12 +66,6 @@ def sent(model: Model, **options: object) -> dict[str, object]:
             {"truncate_prompt_tokens": 4096},
             {"truncate_prompt_tokens": 4096},
         ),
-        (ENCODER, {"truncation_side": "right"}, {"truncate_prompt_tokens": -1}),
-        (
-            LLM,
-            {"truncation_side": "right"},
-            {"max_tokens_per_query": 100, "max_tokens_per_doc": 300},
-        ),
         (LLM, {}, {"max_tokens_per_query": 100, "max_tokens_per_doc": 300}),
         (
             LLM,
@@ -103,13 +97,6 @@ def test_an_llm_rerankers_prompt_is_never_cut_as_a_whole():
 
 def test_an_llm_rerankers_limits_cannot_be_switched_off():
     assert sent(LLM, max_tokens_per_doc=0)["max_tokens_per_doc"] == 300
-
-
-@pytest.mark.parametrize("model", [ENCODER, LLM], ids=["encoder", "llm"])
-def test_no_text_is_cut_at_its_beginning(model: Model):
-    with pytest.raises(InvalidRequest, match="send the end of a long text") as error:
-        sent(model, truncation_side="left")
-    assert error.value.param == "truncation_side"
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ def test_options_that_are_nulls_are_not_there():
         ({"truncate_prompt_tokens": 10**30}, {"truncate_prompt_tokens": 10**9}),
         ({"max_tokens_per_doc": 4096.0}, {"max_tokens_per_doc": 4096}),
         ({"max_tokens_per_doc": 0, "max_tokens_per_query": ""}, {"max_tokens_per_doc": 0}),
-        ({"truncation_side": "Left"}, {"truncation_side": "left"}),
+        ({"truncation_side": "Right"}, {}),  # where every text is cut anyway
         ({"truncation_side": "", "padding": "", "cache_salt": "", "user": ""}, {}),
         ({"instruction": ""}, {"instruction": ""}),
         ({"padding": "do_not_pad"}, {"padding": "do_not_pad"}),
@@ -251,6 +251,7 @@ def test_options_pass_through(given: Body, options: dict[str, object] | None):
         ({"max_tokens_per_query": True}, "max_tokens_per_query", "0 for no limit"),
         ({"priority": 1.5}, "priority", "a whole number"),
         ({"truncation_side": "top"}, "truncation_side", "one of left, right"),
+        ({"truncation_side": "Left"}, "truncation_side", "send the end of a long text"),
         ({"padding": "max_length"}, "padding", "change the scores: leave it out"),
         ({"padding": 3}, "padding", "'do_not_pad'; it is a number"),
         ({"user": ["u"]}, "user", "a string; it is a list"),

@@ -76,7 +76,7 @@ def test_400_names_field_and_index(fake_server: Server, asking: Asking, value: o
 def test_400_of_a_side_that_no_model_is_cut_at(fake_server: Server, asking: Asking):
     name = "truncation_direction" if asking.dialect == "tei" else "truncation_side"
     answer = post(fake_server, asking, body={name: "Left"})
-    check(answer, asking, 400, "truncation_side 'left'", "leave it out")
+    check(answer, asking, 400, f"{name} 'left'", "leave it out")
     assert post(fake_server, asking, body={name: "Right"}).ok
 
 

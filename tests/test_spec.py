@@ -82,6 +82,8 @@ def test_defaults(tmp_path: Path):
         ("model: a/b\nrequest: {padding: max_length}\n", 2, "request: padding would be read"),
         ("model: a/b\nrequest: {truncate_prompt_tokens: 0}\n", 2, "-1 (the model's length)"),
         ("model: a/b\nrequest: {truncate_prompt_tokens: null}\n", 2, "is null: leave it out"),
+        ("model: a/b\nrequest: {max_tokens_per_doc: '9'}\n", 2, "a number in quotes"),
+        ("model: a/b\nrequest: {truncation_side: left}\n", 2, "'request.truncation_side'"),
         ("model: a/b\nrequest: {chat_template_kwargs: {tools: 1}}\n", 2, "no variable of a"),
         ("model: a/b\nrequest: {max_tokens_per_doc: true}\n", 2, "must be a whole number"),
         ("model: a/b\nllm: true\n", 1, "needs max_tokens_per_query and max_tokens_per_doc"),

@@ -11,7 +11,6 @@ from serve.errors import InvalidRequest
 # vLLM's request fields that pass through to the engine: name → the type, in a user's words.
 ENGINE_FIELDS: Mapping[str, tuple[type, str]] = {
     "truncate_prompt_tokens": (int, "a whole number: -1 (the model's length) or at least 1"),
-    "truncation_side": (str, "'left' or 'right'"),
     "padding": (str, "'do_not_pad'"),
     "max_tokens_per_query": (int, "a whole number, 0 for no limit"),
     "max_tokens_per_doc": (int, "a whole number, 0 for no limit"),
@@ -28,6 +27,7 @@ _LEAST_OF_ALL = -(10**9)
 
 def common(body: Body) -> dict[str, Any]:
     """The canonical request's fields that do not differ between dialects."""
+    refuse_left(body, "truncation_side")
     return {
         "model": optional_text(body, "model"),
         "use_llm": boolean(body, "use_llm", default=False),
@@ -38,14 +38,24 @@ def common(body: Body) -> dict[str, Any]:
     }
 
 
+def refuse_left(body: Body, name: str) -> None:
+    """Raises InvalidRequest when the field `name` asks to cut texts at their beginning: models are
+    cut at the end ("right"), with their special tokens kept."""
+    if choice(body, name, "left", "right") == "left":
+        raise InvalidRequest(
+            f"{name} 'left' would take the query from the pair and its special tokens with it:"
+            " leave it out, and send the end of a long text, or have it scored in parts"
+            " (max_chunks_per_doc).",
+            param=name,
+        )
+
+
 def engine_options(body: Body) -> dict[str, object]:
     """The fields of `body` that vLLM itself understands, checked."""
     options: dict[str, object] = {}
     for name, (of, words) in ENGINE_FIELDS.items():
         least = _LEAST.get(name, _LEAST_OF_ALL)
         value = whole(body, name, words, least=least) if of is int else body.get(name)
-        if name == "truncation_side":
-            value = choice(body, name, "left", "right")
         if value is None or (value == "" and name != "instruction"):  # an empty one is one
             continue
         if type(value) is not of or (name == "truncate_prompt_tokens" and value == 0):

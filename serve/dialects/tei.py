@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from serve.dialects import schemas
 from serve.dialects.base import Body, Dialect, Doc, render_error
-from serve.dialects.fields import boolean, choice, count, not_empty, string_or_document, text, texts
-from serve.dialects.options import common
+from serve.dialects.fields import boolean, count, not_empty, string_or_document, text, texts
+from serve.dialects.options import common, refuse_left
 from serve.errors import RequestError
 from serve.rerank import RerankRequest, RerankResult
 
@@ -23,9 +23,8 @@ _ERROR_TYPES: Mapping[int, str] = {
 def parse(body: Body) -> RerankRequest:
     passages = texts(body, "texts", read=string_or_document)
     not_empty(passages, "texts")
+    refuse_left(body, "truncation_direction")
     fields = common(body)
-    if choice(body, "truncation_direction", "left", "right") == "left":
-        fields["options"]["truncation_side"] = "left"  # "right" is how models cut anyway
     return RerankRequest(
         queries=[text(body, "query")],
         passages=passages,
