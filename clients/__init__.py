@@ -27,7 +27,7 @@ from clients.errors import (
     Unreachable,
 )
 from clients.retry import Retry
-from clients.wire import Ranked
+from clients.wire import Chunk, Ranked
 
 if TYPE_CHECKING:
     from clients.cohere_client import CohereReranker
@@ -38,6 +38,7 @@ __all__ = [
     "AsyncOpenAIReranker",
     "BadAnswer",
     "BadRequest",
+    "Chunk",
     "CohereReranker",
     "NotFound",
     "OpenAIReranker",

@@ -10,8 +10,10 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from clients import try_out
+from clients.address import address
 from clients.bulk import command as bulk
 from clients.try_out import CLIENTS, agree
 
@@ -21,9 +23,14 @@ URL = "http://127.0.0.1:8000"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: of `ask` and `rerank`, or 2 for wrong arguments."""
-    options = _parser(os.environ).parse_args(arguments)
-    status: int = options.run(options)
+    """The exit status: of `ask` and `rerank`, 2 for wrong arguments, or 130 for Ctrl-C."""
+    if sys.stderr is None:  # closed by whoever runs us: what is said there must not go to stdout
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # to the end
+    try:
+        options = _parser(os.environ).parse_args(arguments)
+        status: int = options.run(options)
+    except KeyboardInterrupt:
+        status = 130
     return status
 
 
@@ -52,7 +59,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
 
 def _add_server(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
     add = parser.add_argument_group("the server").add_argument
-    add("--url", default=URL, help="default: %(default)s")
+    add("--url", type=address, default=URL, help="default: %(default)s")
     add("--model", help="default: the server's")
     add("--api-key", default=environment.get("RERANK_API_KEY"), help="default: $RERANK_API_KEY")
 

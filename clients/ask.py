@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import requests
 
 from clients.compare import PLAIN, Observed, Scored, find_name
+from clients.errors import why
 from clients.wire import TIMEOUT_S
 
 # Gets a path, or posts a body to it if that is not None; the answer's JSON. Raises NotAsked.
@@ -49,7 +50,7 @@ _REMEDIES: Mapping[int, str] = {
 
 
 def http_fetch(base_url: str, api_key: str | None = None, timeout_s: float = TIMEOUT_S) -> Fetch:
-    """A Fetch over `requests`; `timeout_s` bounds each request."""
+    """A Fetch over `requests`; `timeout_s` bounds each wait: to connect, between bytes."""
     http = requests.Session()
     if api_key:
         token = b"Bearer " + api_key.encode()
@@ -151,7 +152,7 @@ def _unreached(base_url: str, error: Exception) -> str:
         return f"{base_url} gave no answer in time: try again, or see the server's log"
     return (
         f"{base_url} cannot be reached: start it with `make serve`, or name another with --url"
-        f" ({str(error)[:300]})"
+        f" ({why(error)})"
     )
 
 

@@ -25,6 +25,7 @@ from email.utils import parsedate_to_datetime
 TRIED_AGAIN = frozenset({429, 502, 503})
 ENGINE_FAULT = "engine_fault"
 LONGEST_QUOTE = 500  # characters of an answer that is not ours
+SYSTEM = frozenset({"builtins", "socket", "ssl", "http.client"})  # whose words are short
 
 
 class RerankError(Exception):
@@ -134,6 +135,20 @@ def _kind(status: int) -> type[Refused]:
     if status >= 500:
         return _BY_STATUS.get(status, ServerFault)
     return _BY_STATUS.get(status, BadRequest if status >= 400 else NotFound)
+
+
+def why(error: BaseException) -> str:
+    """Why there is no connection: the system's own words, if it said any. Those of what is around
+    them name addresses and objects over and over."""
+    inner: BaseException | None = error
+    for _ in range(9):  # deeper than any goes
+        if inner is None:
+            break
+        if isinstance(inner, OSError) and type(inner).__module__ in SYSTEM:
+            return inner.strerror or str(inner) or type(inner).__name__
+        nested = (inner.__cause__, *inner.args)
+        inner = next((part for part in nested if isinstance(part, BaseException)), None)
+    return str(error)[:LONGEST_QUOTE] or type(error).__name__
 
 
 def retry_after(header: str | None, date: str | None, *, now: float) -> float | None:

@@ -3,13 +3,13 @@
 import requests
 import urllib3
 
-from clients.errors import BadAnswer, RerankError, TimedOut, Unreachable, refusal
+from clients.errors import BadAnswer, RerankError, TimedOut, Unreachable, refusal, why
 from clients.reranker import Reranker
 from clients.retry import with_retries
 from clients.wire import CUT_HEADER, Answer
 
 # requests' own are OSErrors, but not all from below it are wrapped; odd hosts are ValueErrors.
-FOREIGN = (OSError, ValueError, RecursionError, urllib3.exceptions.HTTPError)
+FOREIGN = (OSError, ValueError, urllib3.exceptions.HTTPError)
 _HOPELESS = (  # the address, a header or a certificate is at fault, and stays so
     requests.exceptions.SSLError,
     requests.exceptions.InvalidURL,
@@ -58,30 +58,39 @@ class RerankClient(Reranker):
                 timeout=self._timeout_s,
                 allow_redirects=False,  # a redirected POST would become a GET
             )
-            if answer.status_code == 200:
-                return Answer(answer.json(), answer.headers.get(CUT_HEADER, ""))
         except FOREIGN as error:
             raise from_requests(error, self._url) from error
+        if answer.status_code == 200:
+            return Answer(_json(answer, self._url), answer.headers.get(CUT_HEADER, ""))
+        # The bytes, since `text` guesses at their encoding, and takes long over many.
         now = self._clock.now()
-        raise refusal(answer.status_code, answer.text, answer.headers, now=now)
+        raise refusal(answer.status_code, answer.content, answer.headers, now=now)
 
 
 class _Bearer(requests.auth.AuthBase):
     """Sends the key. A header alone would yield to a ~/.netrc that names the host."""
 
     def __init__(self, key: str) -> None:
-        self._token = b"Bearer " + key.encode()
+        self._token = b"Bearer " + key.encode(errors="surrogateescape")  # as the system gave it
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if set(self._token) & set(b"\r\n"):  # http.client's own words would show the key
+            raise requests.exceptions.InvalidHeader("the API key has a line break in it")
         request.headers["authorization"] = self._token  # type: ignore[assignment]  # as is
         return request
 
 
+def _json(answer: requests.Response, url: str) -> object:
+    try:
+        return answer.json()
+    except (ValueError, RecursionError) as error:
+        raise BadAnswer(f"{url} answers no JSON: is it a rerank server? ({error})") from error
+
+
 def from_requests(error: Exception, url: str) -> RerankError:
     """Our exception for one of requests', or of what is below it."""
-    broken = requests.exceptions.JSONDecodeError, requests.exceptions.ContentDecodingError
-    if isinstance(error, (*broken, RecursionError)):
-        return BadAnswer(f"{url} answers no JSON: is it a rerank server? ({error})")
+    if isinstance(error, requests.exceptions.ContentDecodingError):
+        return BadAnswer(f"{url} answers what cannot be decoded: {error}")
     # A body that stalls is a ConnectionError around urllib3's time-out.
     stalled = any(isinstance(part, urllib3.exceptions.ReadTimeoutError) for part in error.args)
     is_connect = isinstance(error, requests.ConnectTimeout)
@@ -89,4 +98,4 @@ def from_requests(error: Exception, url: str) -> RerankError:
         return TimedOut(f"{url} gave no answer in time")
     lost = isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError)
     again = (lost or is_connect) and not isinstance(error, _HOPELESS)
-    return Unreachable(f"{url} cannot be reached: {error}", again=again)
+    return Unreachable(f"{url} cannot be reached: {why(error)}", again=again)

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self, Unpack
 
 from clients import wire
+from clients.address import check_address
 from clients.retry import Clock, Retry, with_retries, with_retries_async
-from clients.wire import TIMEOUT_S, Answer, Options, Ranked, RankOptions
+from clients.wire import TIMEOUT_S, Answer, Options, Ranked
 
 RETRY, CLOCK = Retry(), Clock()
 RANK, SCORE = "/rerank", "/score"  # below /v1
@@ -29,8 +30,11 @@ class Reranker(ABC):
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         """`base_url` is `http://HOST:PORT`; `model` None asks for the server's default;
-        `timeout_s` bounds the wait for each try's connection and for its answer; `clock` and
-        `sleep` (seconds) are what retries go by."""
+        `timeout_s` bounds each wait of a try (for the connection, for the answer's first byte, for
+        each next one) and not the whole; `clock` and `sleep` (seconds) are what retries go by.
+        Raises ValueError for an address without a scheme and for a wrong time-out."""
+        check_address(base_url)
+        wire.check_timeout(timeout_s)
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self.model = model
         self._retry, self._clock, self._sleep = retry, clock, sleep
@@ -54,7 +58,7 @@ class Reranker(ABC):
         passages: Sequence[str],
         *,
         top_n: int | None = None,
-        **options: Unpack[RankOptions],
+        **options: Unpack[Options],
     ) -> list[Ranked]:
         """The passages, the best first, at most `top_n` of them; none of no passages.
 
@@ -97,6 +101,8 @@ class AsyncReranker(ABC):
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         """As of `Reranker`."""
+        check_address(base_url)
+        wire.check_timeout(timeout_s)
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self.model = model
         self._retry, self._clock, self._sleep = retry, clock, sleep
@@ -120,7 +126,7 @@ class AsyncReranker(ABC):
         passages: Sequence[str],
         *,
         top_n: int | None = None,
-        **options: Unpack[RankOptions],
+        **options: Unpack[Options],
     ) -> list[Ranked]:
         """As of `Reranker`."""
         body = wire.rerank_body(query, passages, top_n, _with_model(self.model, options))

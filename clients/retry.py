@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from clients.errors import RerankError
+from clients.wire import LONGEST_S
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Retry:
-    """How often and how long. The pauses double from `first_s`, with jitter, and are no shorter
-    than the server's Retry-After; none is longer than `cap_s`.
+    """How often and how long. The pauses double from `first_s` up to `cap_s`, with jitter. Where
+    the server says when to come again (Retry-After) it is asked no sooner, whatever `cap_s` is.
 
     `tries` counts the first request too: 1 is no retry. After `budget_s` seconds since the first
-    request none is sent again. All in seconds.
+    request none is sent again: a server that asks for a longer pause is given up at once. All in
+    seconds.
     """
 
     tries: int = 4
@@ -40,9 +42,8 @@ class Retry:
             # Everyone was told the same time: jitter on top keeps them from coming at once.
             wait = error.retry_after + self.first_s * dice
         else:
-            wait = self.first_s * 2.0 ** min(tried - 1, 60) * (1 + dice) / 2
-        wait = min(wait, self.cap_s)
-        return wait if spent_s + wait <= self.budget_s else None
+            wait = min(self.first_s * 2.0 ** min(tried - 1, 60) * (1 + dice) / 2, self.cap_s)
+        return wait if wait <= LONGEST_S and spent_s + wait <= self.budget_s else None
 
 
 NEVER = Retry(tries=1)

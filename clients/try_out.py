@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import clients
-from clients.errors import RerankError, Unreachable
+from clients.address import told
+from clients.errors import RerankError
 from clients.examples import FOUR_PASSAGES, QUERY
 from clients.reranker import Reranker
 from clients.retry import NEVER
@@ -56,9 +57,7 @@ def run(options: argparse.Namespace) -> int:
             ) as client:
                 answers[name] = client.rerank(options.query, passages)
         except RerankError as error:
-            hint = ": start it with `make serve`, or name it with --url"
-            lost = isinstance(error, Unreachable)
-            print(f"error: {name}: {options.url}: {error}{hint * lost}", file=sys.stderr)
+            print(f"error: {name}: {told(error, options.url)}", file=sys.stderr)
             return 1
     show(options.query, answers)
     return 0 if agree(answers) else 3

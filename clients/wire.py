@@ -11,27 +11,40 @@ from typing import TypedDict
 from clients.errors import BadAnswer
 
 TIMEOUT_S = 60.0
+LONGEST_S = 10**6  # a longer time-out does not fit into what the system waits with
 CUT_HEADER = "x-rerank-truncated"  # indices of passages that the model did not read whole
 MOST_CUT = 500  # of them in the header
 
 
 class Options(TypedDict, total=False):
-    """Keyword options of `score`, the same of every client. None is "as the server has it".
+    """Keyword options of `rerank` and `score`, the same of every client. None is "as the server
+    has it".
 
     `model`: a served name, in place of the client's own; `use_llm`: ask the server's LLM reranker;
-    `instruction`: in place of an LLM reranker's default; `max_tokens_per_doc`: cut passages there.
+    `instruction`: in place of an LLM reranker's default; `max_tokens_per_doc`: cut passages there;
+    `max_chunks_per_doc`: above 1, a longer passage is scored in so many parts at most, and the best
+    counts; `truncation`: False has the server refuse (BadRequest) what it would cut; `priority`:
+    lower numbers go first where requests wait.
     """
 
     model: str | None
     use_llm: bool | None
     instruction: str | None
     max_tokens_per_doc: int | None
-
-
-class RankOptions(Options, total=False):
-    """Keyword options of `rerank`: also `max_chunks_per_doc`, where the server splits passages."""
-
     max_chunks_per_doc: int | None
+    truncation: bool | None
+    priority: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The part of a passage that gave it its score: the part `index` (from 0) of `count` that were
+    scored, the characters `start` to `end` (exclusive) of the text as it was sent."""
+
+    index: int
+    count: int
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +54,8 @@ class Ranked:
     `index` is its place in the request (from 0), `score` 0..1, `raw_score` the model's own value
     behind it (None from a server that does not tell); `truncated`: whether the model read only a
     part (None: not told, since a server lists 500 at most); `stage` is "first" or "then" from a
-    cascade, whose scores compare within a stage only.
+    cascade, whose scores compare within a stage only; `chunk` is of a passage that was scored in
+    parts (`max_chunks_per_doc`).
     """
 
     index: int
@@ -50,6 +64,7 @@ class Ranked:
     raw_score: float | None = None
     truncated: bool | None = False
     stage: str | None = None
+    chunk: Chunk | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +82,10 @@ def rerank_body(
     check_texts(query, passages)
     if top_n is not None and (type(top_n) is not int or top_n < 1):
         raise ValueError(f"top_n must be a whole number, 1 or more, or None for all; not {top_n!r}")
-    known = RankOptions.__annotations__
     return {
         "query": query,
         "documents": list(passages),
-        **_given(options, known),
+        **_given(options),
         **({} if top_n is None else {"top_n": top_n}),
     }
 
@@ -81,11 +95,13 @@ def score_body(
 ) -> dict[str, object]:
     """The body of the score route. Raises TypeError and ValueError for wrong arguments."""
     check_texts(query, passages)
-    return {
-        "text_1": query,
-        "text_2": list(passages),
-        **_given(options, Options.__annotations__),
-    }
+    return {"text_1": query, "text_2": list(passages), **_given(options)}
+
+
+def check_timeout(seconds: float) -> None:
+    """Raises ValueError."""
+    if not 0 < seconds <= LONGEST_S:
+        raise ValueError(f"timeout_s must be more than 0 and at most {LONGEST_S:,}; not {seconds}")
 
 
 def check_texts(query: str, passages: Sequence[str]) -> None:
@@ -112,8 +128,9 @@ def is_unicode(text: str) -> bool:
         return False
 
 
-def _given(options: Mapping[str, object], known: Mapping[str, object]) -> dict[str, object]:
+def _given(options: Mapping[str, object]) -> dict[str, object]:
     """The options that are not None. A wrong name would otherwise be ignored without a word."""
+    known = Options.__annotations__
     for name in options:
         if name not in known:
             raise TypeError(f"there is no option {name!r}: choose from {', '.join(known)}")
@@ -139,6 +156,7 @@ def read_ranking(answer: Answer, passages: Sequence[str], top_n: int | None) -> 
                 None if item.get("raw_score") is None else _number(item["raw_score"]),
                 is_cut(index, cut),
                 _text(item.get("stage")),
+                _chunk(item.get("chunk"), passages[index]),
             )
         )
     return ranking
@@ -187,6 +205,19 @@ def _index(item: Mapping[str, object], count: int, seen: set[int]) -> int:
         raise BadAnswer(f"{index!r} is not the index of one of {count} passages, each once")
     seen.add(index)
     return index
+
+
+def _chunk(value: object, passage: str) -> Chunk | None:
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        found = [value.get(name) for name in Chunk.__annotations__]
+        places = [place for place in found if isinstance(place, int) and type(place) is not bool]
+        if len(places) == len(found):
+            index, count, start, end = places
+            if 0 <= index < count and 0 <= start <= end <= len(passage):
+                return Chunk(*places)
+    raise BadAnswer(f"{str(value)[:100]} is no part of a passage of {len(passage)} characters")
 
 
 def _text(value: object) -> str | None:

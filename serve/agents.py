@@ -18,7 +18,7 @@ from starlette.responses import Response
 from serve import __version__
 from serve.dialects import agent
 from serve.dialects.base import Body
-from serve.errors import Forbidden, InternalError, RequestError
+from serve.errors import Forbidden, InternalError, InvalidRequest, RequestError
 from serve.rerank import RerankRequest, RerankResult
 
 if TYPE_CHECKING:
@@ -128,7 +128,10 @@ class Agents:
     async def answer(self, request: Request, body: Body, id: str) -> Response:
         """The response to one message. `body` has been read from `request`, which is a POST."""
         manager = await self._started()
-        content = orjson.dumps(body)
+        try:
+            content = orjson.dumps(body)
+        except orjson.JSONEncodeError as error:  # JSON is read to a greater depth than written
+            raise InvalidRequest("The message is nested too deeply: send texts alone.") from error
         messages = [{"type": "http.request", "body": content, "more_body": False}]
         answer: list[MutableMapping[str, Any]] = []
 

@@ -32,9 +32,10 @@ class Keys:
         given = _digest_of(token.encode("latin-1", "replace"))  # as it came by wire
         # Every digest is compared, so that the time does not tell which one was near.
         if sum(hmac.compare_digest(given, known) for known in self._digests) == 0 or not token:
+            which = ", and the one that came is none of its keys" if token else ""
             raise Unauthorized(
-                "This server needs an API key: send `Authorization: Bearer KEY` with one of its"
-                " keys."
+                f"This server needs an API key{which}: send one of them as `Authorization: Bearer"
+                " KEY` or `x-api-key: KEY`."
             )
 
 

@@ -29,7 +29,7 @@ class TokenBound:
     tokens around the text not counted."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._is_bounded = all(map(_adds_nothing, _steps(tokenizer.normalizer)))
+        self._is_bounded = all(map(_adds_nothing, normalizer_steps(tokenizer.normalizer)))
         self._in_bytes = _in_bytes(tokenizer)
         # Most give a character one token; those that prefix each piece of a word give it two.
         self._each = 2 if _prefixes_pieces(tokenizer) else 1
@@ -67,7 +67,7 @@ class TokenBound:
         What stands beside a character may part its normal form (marks are put in order, and then
         do not compose), so with marks in it, the decomposed form counts.
         """
-        composes = any(step.get("type") in ("NFC", "NFKC") for step in _steps(normalizer))
+        composes = any(step.get("type") in ("NFC", "NFKC") for step in normalizer_steps(normalizer))
         for block in range(0, 0x110000 if normalizer else 0, _BLOCK):
             if block in _SURROGATES:
                 continue
@@ -135,7 +135,7 @@ def _with_marks_apart(text: str) -> str:
     return apart if any(map(unicodedata.combining, apart)) else text
 
 
-def _steps(normalizer: Any) -> Iterator[Mapping[str, Any]]:
+def normalizer_steps(normalizer: Any) -> Iterator[Mapping[str, Any]]:
     """The steps of a normalizer, one after the other."""
     todo = [orjson.loads(normalizer.__getstate__())] if normalizer is not None else []
     while todo:

@@ -43,11 +43,11 @@ class CascadePool:
         to_first, to_then = (_fit(replace(request, top_n=None), pool, self) for pool in self.pools)
         self.first.check(to_first)
         # Before the first one's work, and with the request's own indices.
-        self.then.check(to_then, self.keep)
+        checked = self.then.check(to_then, self.keep)
         loop, names = asyncio.get_running_loop(), Names(model=model, id=id, created=created)
         deadline = loop.time() + self.timeout_s
         if not request.may_cut:  # nor by the second, which must be told with these indices too
-            await self.then.check_whole(to_then, self.timeout_s)
+            await self.then.check_whole(checked, self.timeout_s)
         first = await self.first.rerank(to_first, **names, timeout_s=self.timeout_s)
         kept = rank(first.raw, self.keep)
         best = replace(to_then, passages=[request.passages[index] for index in kept])

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from serve.dialects import agent
 from serve.dialects.schemas import COMMON, TYPES
 from serve.docs_models import answers, fields, properties
 from serve.markup import code, link, pretty, prose, table, tag
+from serve.openapi_errors import REQUEST_ID
 
 Json = Mapping[str, Any]
 
@@ -44,7 +46,7 @@ def render(document: Json) -> str:
         *(_api(document, name, paths) for name, paths in apis.items()),
         _section("common", "Fields of every API", fields(COMMON, ())),
         _section("types", "Types", *map(_type, TYPES.items())),
-        _agents(document["paths"]["/mcp"]["post"], needs_key=bool(document["security"])),
+        _agents(document["paths"][agent.PATH]["post"], needs_key=bool(document["security"])),
         _section("routes", "Other routes", *_telling(document["paths"])),
         _section("errors", "Errors", _errors(document["components"])),
         _section("headers", "Headers of answers", _headers(document["components"])),
@@ -158,9 +160,9 @@ def _agents(operation: Json, *, needs_key: bool) -> str:
         "mcp",
         operation["summary"],
         prose(operation["description"]),
-        _curl("/mcp", asked, needs_key=needs_key, more=accept),
+        _curl(agent.PATH, asked, needs_key=needs_key, more=accept),
         _example("answers", told),
-        beside=_paths("POST", ["/mcp"]),
+        beside=_paths("POST", [agent.PATH]),
     )
 
 
@@ -178,15 +180,10 @@ def _errors(components: Json) -> str:
     rows, shown = [], ""
     for response in components["responses"].values():
         value = response["content"]["application/json"]["examples"]["Error"]["value"]
-        error, more = (
-            value["error"],
-            [name for name in response["headers"] if name != "x-request-id"],
-        )
+        error, words = value["error"], prose(response["description"])
+        named = "".join(code(name) for name in response["headers"] if name != REQUEST_ID)
+        rows.append((code(str(error["code"])), code(error["type"]), words + named))
         shown = shown or _example("A body", value)
-        named = "".join(map(code, more))
-        rows.append(
-            (code(str(error["code"])), code(error["type"]), prose(response["description"]) + named)
-        )
     return table(("Status", "`type`", "When"), rows) + shown
 
 

@@ -20,6 +20,8 @@ ServeError
 from collections.abc import Mapping
 from typing import ClassVar
 
+MOST_CHARS = 2000  # of a message, which may quote what a client sent
+
 
 class ServeError(Exception):
     """The root of the tree above."""
@@ -36,6 +38,12 @@ class StartError(ServeError):
     """The server cannot start, or cannot go on. The message carries the remedy."""
 
 
+def _bounded(words: str) -> str:
+    """The words, or their beginning and their end, which has the remedy."""
+    half = MOST_CHARS // 2
+    return words if len(words) <= MOST_CHARS else f"{words[:half]} … {words[-half:]}"
+
+
 class RequestError(ServeError):
     """What a client is told.
 
@@ -50,8 +58,8 @@ class RequestError(ServeError):
         self, message: str, *, param: str | None = None, retry_after: int | None = None
     ) -> None:
         super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = _bounded(message)
+        self.param = param and _bounded(param)
         self.retry_after = retry_after
 
     @property

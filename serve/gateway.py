@@ -16,7 +16,7 @@ from serve import dialects, docs, openapi, page, status
 from serve.agents import Agents, Tool, check_origin
 from serve.auth import Keys
 from serve.catalog import Catalog
-from serve.dialects import agent, tei
+from serve.dialects import agent, fields, tei
 from serve.dialects.base import Dialect, render_error
 from serve.engine import RETRY_AFTER_S
 from serve.errors import InternalError, MethodNotAllowed, NotFound, RequestError, Unavailable
@@ -62,6 +62,7 @@ class Gateway:
         self._metrics = Metrics(catalog.pools)
         self._started = int(time.time())
         self._body_bytes = max(pool.model.limits.body_bytes for pool in catalog.pools)
+        self._passages = max(pool.model.limits.passages for pool in catalog.pools)
         self._agents = Agents(
             Tool(self.score, catalog.names, catalog.default.name), self._body_bytes
         )
@@ -129,7 +130,7 @@ class Gateway:
         if methods is None and path.startswith(f"{MODELS_PATH}/"):
             methods = {"GET": partial(self.model, path.removeprefix(f"{MODELS_PATH}/"))}
         if methods is None:
-            raise NotFound(f"There is no route {path}: POST /rerank or /score, GET /v1/models.")
+            raise NotFound(f"There is no route {path}: GET /docs lists them.")
         handler = methods.get("GET" if method == "HEAD" else method)
         if handler is None:
             allow = ", ".join(methods)
@@ -160,6 +161,7 @@ class Gateway:
         http = exchange.request
         body = await read_body(http, self._body_bytes)
         exchange.dialect = dialect = dialects.choose(sharing, body, http.headers)
+        fields.check_lists(body, dialect.doc.fields, self._passages)
         request = dialect.parse(body)
         result = await self.score(request, exchange.id)
         headers = {CUT_HEADER: ",".join(map(str, result.cut[:MOST_CUT]))} if result.cut else None

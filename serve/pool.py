@@ -1,7 +1,7 @@
 """One model's engines: which of them takes a request, and what is in flight."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -120,15 +120,13 @@ class Pool:
     async def score(self, request: RerankRequest, timeout_s: float | None = None) -> RawScores:
         """The raw values of the request's pairs, within `timeout_s` seconds (unset: the model's
         own limit). Raises RequestError."""
-        pairs = len(request.passages)
-        fields = self.check(request)
-        if not pairs:
+        request = self.check(request)
+        if not request.passages:
             return RawScores([], 0)
-        request = replace(request, options=fields)
         timeout_s = timeout_s or self.model.limits.timeout_s
-        with self._admitted(pairs) as replica:
+        with self._admitted(len(request.passages)) as replica:
             if not self.reading.needs_a_look(request):
-                return await replica.engine.score(encode(request), pairs, timeout_s=timeout_s)
+                return await self._score_texts(request, replica, timeout_s)
             async with _deadline(timeout_s):
                 return await self._read_and_score(request, replica, timeout_s)
 
@@ -168,20 +166,24 @@ class Pool:
 
     async def check_whole(self, request: RerankRequest, timeout_s: float) -> None:
         """Raises InvalidRequest unless every text would be read whole (in parts, where the request
-        allows it), DeadlineExceeded when that takes more than `timeout_s` seconds."""
-        request = replace(request, options=self.check(request))
+        allows it), DeadlineExceeded when that takes more than `timeout_s` seconds.
+
+        `request` is as `check` gives it. How many pairs it comes to is not looked at: of a cascade,
+        the second model is sent but the best.
+        """
         if not request.passages or not self.reading.needs_a_look(request):
             return
         async with _deadline(timeout_s):
             neutral = await self.reading.neutral(request)
             if request.max_chunks > 1:
-                await self.reading.split(request, neutral, self.model.limits.passages)
+                most_pairs = len(request.passages) * request.max_chunks
+                await self.reading.split(request, neutral, most_pairs)
             else:
                 await self.reading.refuse_cuts(neutral)
 
-    def check(self, request: RerankRequest, most: int | None = None) -> Mapping[str, object]:
-        """vLLM's fields for a request that this model can take now, of whose passages it will be
-        sent `most`. Raises RequestError."""
+    def check(self, request: RerankRequest, most: int | None = None) -> RerankRequest:
+        """The request with all of vLLM's fields, if this model can take it now and is sent `most`
+        of its passages. Raises RequestError."""
         pick(self.name, self.replicas)
         fields = options(
             request,
@@ -190,10 +192,11 @@ class Pool:
             # Where nobody can tell beforehand, the engine itself must refuse what is too long.
             may_cut=request.may_cut or self.reading.lengths is not None,
         )
+        request = replace(request, options=fields)
         if request.passages:
             check_size(request, self.model.limits, most)
-            self.reading.check(replace(request, options=fields))
-        return fields
+            self.reading.check(request)
+        return request
 
     def close(self) -> None:
         """Closes the connections to the engines."""

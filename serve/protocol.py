@@ -1,4 +1,4 @@
-"""HTTP/1.1 on the wire: uvicorn's protocol over httptools, with two things mended."""
+"""HTTP/1.1 on the wire: uvicorn's protocol over httptools, with three things mended."""
 
 from typing import Any
 
@@ -7,17 +7,28 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serve.dialects.base import render_error
-from serve.errors import InvalidRequest
+from serve.errors import InvalidRequest, RequestError, TooLarge
+
+MOST_HEAD = 64 * 1024  # bytes of a request's line and headers, as others have it, and more
 
 
 class Protocol(HttpToolsProtocol):
     """Takes an offer to upgrade (`Upgrade: h2c`, as Java's own client sends it with every request)
     for what it is, an offer: httptools would take all that follows the headers for the other
-    protocol, and the request would lose its body. And what is no HTTP is answered with JSON."""
+    protocol, and the request would lose its body. What is no HTTP is answered with JSON. And a head
+    without end is refused: nothing else bounds it, and it comes before any key is asked for."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.parser = _Parser(self)
+        self._head = 0  # bytes since the last of a body, or the last message
+
+    def data_received(self, data: bytes) -> None:
+        self._head += len(data)
+        super().data_received(data)
+        if self._head > MOST_HEAD and not self.transport.is_closing():
+            words = f"The headers come to more than {MOST_HEAD} bytes: send fewer or shorter ones."
+            self._refuse(TooLarge(words))
 
     def plain_head(self) -> bytes:
         """The head of the message being read, without its offer."""
@@ -33,7 +44,12 @@ class Protocol(HttpToolsProtocol):
         if not self._has_offer():
             super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._head = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        self._head = 0
         if not self._has_offer():
             super().on_message_complete()
 
@@ -44,10 +60,13 @@ class Protocol(HttpToolsProtocol):
         return self.parser.should_upgrade()
 
     def send_400_response(self, msg: str) -> None:
-        error = InvalidRequest(f"{msg} The connection is closed; send HTTP/1.1.")
+        self._refuse(InvalidRequest(f"{msg} The connection is closed; send HTTP/1.1."))
+
+    def _refuse(self, error: RequestError) -> None:
+        """Answers what no request has come of, and closes the connection."""
         content = orjson.dumps(render_error(error, ""))
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(STATUS_LINE[400] + head % len(content) + content)
+        self.transport.write(STATUS_LINE[error.status] + head % len(content) + content)
         self.transport.close()
 
 
@@ -64,8 +83,11 @@ class _Parser(httptools.HttpRequestParser):
         self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
 
     def feed_data(self, data: Any) -> None:
+        parser = self
         while True:
             try:
-                return super().feed_data(data)
+                return super(_Parser, parser).feed_data(data)
             except httptools.HttpParserUpgrade as offer:
                 data = self._protocol.plain_head() + data[offer.args[0] :]
+                # A new one: behind a head that also says "close", the old one reads nothing more.
+                parser = self._protocol.parser = _Parser(self._protocol)

@@ -1,4 +1,4 @@
-"""Pure: what the server tells about itself."""
+"""What the server tells about itself: bodies made of what is known, no I/O."""
 
 from collections.abc import Sequence
 

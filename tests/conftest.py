@@ -9,7 +9,7 @@ import yaml
 from hypothesis import settings
 
 from serve import shelf, weights
-from tests.harness import Server, write_config
+from tests.harness import KEY, Server, write_config
 from tests.tiny_models import build_gemma, build_qwen3, build_xlm_roberta, tiny_config
 
 VLLM_READY_S = 240
@@ -39,6 +39,14 @@ def fake_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     work = tmp_path_factory.mktemp("fake")
     limits = "limits: {passages: 100, text_chars: 2000, body_bytes: 20000, timeout_s: 1.5}\n"
     with Server(write_config(work, limits), work) as server:
+        yield server.until_ready()
+
+
+@pytest.fixture(scope="session")
+def keyed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The same, with a key and without such limits."""
+    work = tmp_path_factory.mktemp("keyed")
+    with Server(write_config(work), work, env={"RERANK_API_KEY": KEY}) as server:
         yield server.until_ready()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import requests
 
 ROOT = Path(__file__).resolve().parent.parent
+KEY = "secret"  # of the fixture `keyed_server`
 FAKE_ENGINE = f"{sys.executable} {ROOT / 'tests' / 'fake_vllm.py'}"
 _URL = re.compile(r"on (http://\S+);")
 
@@ -91,8 +92,10 @@ class Server:
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> requests.Response:
         return requests.get(self.url + path, timeout=30, headers=headers)
 
-    def post(self, path: str, body: object) -> requests.Response:
-        return requests.post(self.url + path, json=body, timeout=120)
+    def post(
+        self, path: str, body: object, headers: Mapping[str, str] | None = None
+    ) -> requests.Response:
+        return requests.post(self.url + path, json=body, timeout=120, headers=headers)
 
     def rerank(self, query: str, passages: Sequence[str]) -> list[float]:
         """The simple route's scores."""

@@ -1,7 +1,6 @@
 """The most tokens that a text can give: never less than a real tokenizer gives."""
 
 import math
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from serve.bounds import TokenBound
-from serve.tokens import load
+from tests import readers
 
 NAMES = ("xlm", "gemma", "qwen3", "minilm")
 # Long normal forms, marks in the wrong order, what composes and what must not, the unassigned.
@@ -20,10 +19,8 @@ HARD = (
 HARD += "\u200d\ufeff\u00ad\x00\x7f\u0378\U000e0fff\U000f1234\U0010ffff🙂👩‍👩‍👧東☃≮ \t\n　▁ab.<|[]'"
 
 
-@cache
 def loaded(folder: Path) -> tuple[Tokenizer, TokenBound]:
-    tokenizer = load(folder / "tokenizer.json")
-    return tokenizer, TokenBound(tokenizer)
+    return readers.tokenizer(folder), readers.lengths(folder).bound
 
 
 def count(tokenizer: Tokenizer, text: str) -> int:

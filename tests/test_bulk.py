@@ -156,7 +156,10 @@ def test_a_server_that_goes_and_one_that_comes_back(tmp_path: Path):
         f"16 of 40 pairs are kept in {out}.part: the same command goes on from there",
     ]
     nobody = rerank(*arguments, "--url", "http://127.0.0.1:9")
-    assert nobody.returncode == 1 and b"cannot be reached" in nobody.stderr
+    assert nobody.returncode == 1 and nobody.stderr.decode().splitlines()[0] == (
+        "error: http://127.0.0.1:9 cannot be reached: Connection refused: start it with"
+        " `make serve`, or name it with --url"
+    )
     with Scripted() as server:
         done = rerank(*arguments, "--url", server.url, "--restart", "--progress")
         assert server.asked == Counter(pairs)

@@ -101,6 +101,8 @@ def test_candidates_of_a_corpus(tmp_path: Path):
         {"query": "q", "candidates": [None]},
         {"query": "q", "candidates": 3},
         {"candidates": ["c"]},
+        {"query": "q", "passages": ["own"]},
+        {"query": "q", "candidates": ["c"], "passage": "own"},
     )
     found, bad = read(path, passages)
     three = [Passage("one", "a"), Passage("two", "2"), Passage("three", "c")]
@@ -117,6 +119,8 @@ def test_candidates_of_a_corpus(tmp_path: Path):
         "queries.jsonl:6: candidates has a null: it must be a list of ids",
         "queries.jsonl:7: candidates must be a list; it is a number",
         "queries.jsonl:8: it has no `query`",
+        "queries.jsonl:9: it has own passages, and --passages was given: use one",
+        "queries.jsonl:10: it has own passages, and --passages was given: use one",
     ]
     assert not (tmp_path / "index").exists()
 
@@ -176,6 +180,8 @@ def test_a_corpus_that_has_no_place(tmp_path: Path):
         ({"query": "q", "query_id": True, "passages": ["a"]}, "query_id must be a string or a"),
         ({"query": "q", "passage": ["a"]}, "passage must be a string; it is a list"),
         ({"query": "q", "passage": "a", "passages": ["a"]}, "it has both"),
+        ({"query": "q", "passages": ["a"], "candidates": [1]}, "it has both `passages` and `cand"),
+        ({"query": "q", "passage": "a", "candidates": [1]}, "it has both `passage` and `candidat"),
         ({"query": "q", "candidates": [1]}, "it has `candidates`: name the file of their texts"),
         ('{"query": "\\ud800", "passages": ["a"]}', "query is not valid Unicode"),
         ('{"query": "q", "passages": ["\\udfff"]}', "passages[0] is not valid Unicode"),

@@ -26,7 +26,7 @@ from clients.bulk.source import Table
 from clients.bulk.tables import WrongUse
 from clients.bulk.write import columns, open_writer, write_whole
 from clients.errors import BadRequest, TimedOut, Unavailable
-from clients.wire import Ranked
+from clients.wire import Chunk, Ranked
 from serve.rerank import sigmoid
 from tests.fake_vllm import logit
 
@@ -219,7 +219,9 @@ def test_when_its_reader_fails_nothing_is_asked_for_nobody():
 
 def test_a_journal_knows_what_it_has(tmp_path: Path):
     path = tmp_path / "part"
-    replies = [Reply(n, [Ranked(0, 0.1 + 0.2, "", -1e-300, None, "then")]) for n in (2, 0, 5)]
+    chunk = Chunk(1, 3, 0, 9)
+    items = [Ranked(0, 0.1 + 0.2, "", -1e-300, None, "then"), Ranked(1, 0.1, "", chunk=chunk)]
+    replies = [Reply(n, items) for n in (2, 0, 5)]
     replies.append(Reply(1, refusal="no\n"))
     with Journal(path, HEADER) as journal:
         journal.append(replies[:1])
@@ -283,7 +285,9 @@ def test_what_a_power_cut_left_is_cut_off(tmp_path: Path):
 def results() -> Iterator[Result]:
     odd = Record("in:1", 'quote " and\r\nline', None, [Passage(", \t"), Passage("é", "x")])
     yield Result(odd, [Ranked(1, 0.5, "é", None, None), Ranked(0, 0.25, ", \t", -1.5, True)])
-    yield Result(record(7, 1), [Ranked(0, 0.1 + 0.2, "passage 7 0", 1e-9, False, "first")])
+    chunk = Chunk(2, 3, 0, 9)
+    item = Ranked(0, 0.1 + 0.2, "passage 7 0", 1e-9, False, "first", chunk)
+    yield Result(record(7, 1), [item])
 
 
 def test_json_lines():
@@ -304,6 +308,7 @@ def test_json_lines():
     assert second["query_id"] == 7
     assert second["results"][0]["score"] == 0.1 + 0.2
     assert (second["results"][0]["id"], second["results"][0]["stage"]) == (0, "first")
+    assert second["results"][0]["chunk"] == {"index": 2, "count": 3, "start": 0, "end": 9}
 
 
 @pytest.mark.parametrize(("format", "delimiter"), [("csv", ","), ("tsv", "\t")])
@@ -319,6 +324,8 @@ def test_tables(tmp_path: Path, format: str, delimiter: str):
         ("query 7", "1", "0", "0"),
     ]
     assert [row["truncated"] for row in rows] == ["", "true", "false"]
+    parts = [(row["chunk_start"], row["chunk_end"]) for row in rows]
+    assert parts == [("", ""), ("", ""), ("0", "9")]
     assert float(rows[2]["score"]) == 0.1 + 0.2 and rows[1]["passage"] == ", \t"
     write_whole(path, format, results(), with_texts=False)
     assert path.read_text().splitlines()[0] == delimiter.join(columns(with_texts=False))
@@ -334,6 +341,7 @@ def test_parquet(tmp_path: Path):
         (None, 2, 0.25),
         ("7", 1, 0.1 + 0.2),
     ]
+    assert [(row["chunk_start"], row["chunk_end"]) for row in rows[1:]] == [(None, None), (0, 9)]
     write_whole(path, "parquet", [], with_texts=False)
     assert parquet.read_table(path).column_names == columns(with_texts=False)
 

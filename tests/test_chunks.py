@@ -1,9 +1,6 @@
 """Long passages in parts, with real tokenizers; and the parts' values as one."""
 
-import math
 from collections import defaultdict
-from collections.abc import Sequence
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +21,7 @@ from serve.errors import TooLarge
 from serve.lengths import Lengths
 from serve.rerank import Chunk, RawScores, RerankRequest
 from serve.specials import Specials
-from serve.tokens import load
+from tests import readers
 
 NAMES = ("xlm", "gemma", "qwen3", "minilm")
 WORDS = [
@@ -38,10 +35,8 @@ TEXTS = st.lists(st.sampled_from(WORDS), max_size=40).map(" ".join) | st.lists(
 MANY = 10_000
 
 
-@cache
 def reader(folder: Path) -> tuple[Lengths, Specials]:
-    tokenizer = load(folder / "tokenizer.json")
-    return Lengths(tokenizer, is_pair=True), Specials.of(tokenizer, "</think>")
+    return readers.lengths(folder), readers.specials(folder, "</think>")
 
 
 def cut_up(folder: Path, text: str, room: int, most: int = MANY) -> list[Part]:
@@ -112,7 +107,7 @@ def test_what_is_left_over_is_not_tokenized(tokenizer_folders: dict[str, Path]):
             self.chars += len(text)
             return super().offsets(text)
 
-    lengths = Counting(load(tokenizer_folders["minilm"] / "tokenizer.json"), is_pair=False)
+    lengths = Counting(readers.tokenizer(tokenizer_folders["minilm"]), is_pair=False)
     found = list(parts("deep learning " * 70_000, 50, 3, lengths, str))
     assert len(found) == 3
     assert lengths.chars < 10_000
@@ -169,24 +164,3 @@ def test_too_many_parts_are_told_before_they_are_made(tokenizer_folders: dict[st
     with pytest.raises(TooLarge, match="lower max_chunks_per_doc") as error:
         list(parts_of(request, rooms, needed - 1, lengths, specials.neutral))
     assert error.value.param == "documents"
-
-
-def test_the_share_of_a_query(tokenizer_folders: dict[str, Path]):
-    from serve.lengths import TokenLimits
-
-    pair, single = (
-        Lengths(load(tokenizer_folders["xlm"] / "tokenizer.json"), is_pair=is_pair)
-        for is_pair in (True, False)
-    )
-
-    def rooms(lengths: Lengths, limits: TokenLimits, queries: Sequence[int]) -> list[float]:
-        return [lengths.room(query, limits) for query in queries]
-
-    whole = TokenLimits(whole=104)  # 100 with the special tokens of a pair
-    assert rooms(pair, whole, [0, 10, 75, 76, 500]) == [100, 90, 25, 25, 25]
-    assert rooms(pair, TokenLimits(whole=104, query=20), [500]) == [80]
-    assert rooms(pair, TokenLimits(whole=104, passage=40), [10, 70]) == [40, 30]
-    assert rooms(pair, TokenLimits(passage=40), [10_000]) == [40]
-    assert rooms(pair, TokenLimits(whole=4), [10]) == [1]
-    assert rooms(pair, TokenLimits(), [10]) == [math.inf]
-    assert rooms(single, TokenLimits(whole=102), [10, 500]) == [100, 100]

@@ -1,6 +1,7 @@
 """The clients against the whole server, and what they do with its errors."""
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import clients
 from clients import (
     AsyncOpenAIReranker,
     BadRequest,
+    Chunk,
     NotFound,
     Refused,
     RerankClient,
@@ -28,6 +30,7 @@ from clients.wire import Ranked
 from serve.rerank import sigmoid
 from tests.fake_vllm import logit
 from tests.harness import ROOT, Server, write_config
+from tests.scripted import Scripted
 from tests.test_stack_server import start
 
 PASSAGES = ["one", "two", "three", "two"]
@@ -120,15 +123,39 @@ def test_every_option_reaches_the_server(fake_server: Server, make: Callable[...
         for wrong in (
             {"max_tokens_per_doc": -4},
             {"max_chunks_per_doc": -1},
+            {"truncation": "sometimes"},
+            {"priority": "high"},
             {"instruction": "judge"},  # of a model without a prompt
         ):
             with pytest.raises(BadRequest) as caught:
                 client.rerank("q", PASSAGES, **wrong)  # type: ignore[arg-type]
             assert caught.value.param == next(iter(wrong))
-        with pytest.raises(BadRequest):
-            client.score("q", PASSAGES, max_tokens_per_doc=-4)
+            with pytest.raises(BadRequest) as caught:
+                client.score("q", PASSAGES, **wrong)  # type: ignore[arg-type]
+            assert caught.value.param == next(iter(wrong))
         with pytest.raises(Refused, match="use_llm"):
             client.rerank("q", PASSAGES, use_llm=True)
+
+
+@each
+def test_options_go_as_they_are_given(make: Callable[..., Reranker]):
+    options = {"truncation": False, "priority": -3, "max_chunks_per_doc": 4, "use_llm": False}
+    with Scripted() as server, make(server.url) as client:
+        client.rerank("q", ["a"], **options)  # type: ignore[arg-type]
+        client.score("q", ["a"], **options)  # type: ignore[arg-type]
+        client.score("q", ["a"], **dict.fromkeys(options))  # type: ignore[arg-type]
+    assert [{**body, **options} == body for body in server.bodies] == [True, True, False]
+    assert not set(options) & set(server.bodies[2])
+
+
+@each
+def test_the_part_that_counted(make: Callable[..., Reranker]):
+    part = {"index": 1, "count": 3, "start": 2, "end": 5}
+    for sent, chunk in ((part, Chunk(1, 3, 2, 5)), (None, None)):
+        items = [{"index": 0, "relevance_score": 0.5, "chunk": sent}]
+        answer = (200, {}, json.dumps({"results": items}).encode())
+        with Scripted([answer]) as server, make(server.url) as client:
+            assert client.rerank("q", ["12345"]) == [Ranked(0, 0.5, "12345", chunk=chunk)]
 
 
 @each
@@ -167,7 +194,7 @@ def test_wrong_arguments_are_told_before_anything_is_sent(make: Callable[..., Re
             with pytest.raises(error):
                 client.rerank(*arguments, **options)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="max_chunks_per_doc"):
-            client.score("q", ["a"], max_chunks_per_doc=2)  # type: ignore[call-arg]
+            client.score("q", ["a"], max_chunks=2)  # type: ignore[call-arg]
 
 
 @each
@@ -176,7 +203,20 @@ def test_nobody_there(make: Callable[..., Reranker]):
         client.rerank("q", PASSAGES)
 
 
-@pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://host", "http://[::1"])
+@pytest.mark.parametrize(
+    "url", ["", "nonsense", "http://", "http:///v1", "ftp://host", "127.0.0.1:8000", "localhost:1"]
+)
+@each
+def test_an_address_without_its_scheme(make: Callable[..., Reranker], url: str):
+    def ask() -> None:
+        with make(url) as client:
+            client.rerank("q", PASSAGES)
+
+    with pytest.raises(ValueError, match="must begin with http:// or https://"):
+        ask()
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "HTTP://host:x"])
 @each
 def test_an_address_that_is_none(make: Callable[..., Reranker], url: str):
     """It is told at once, without pauses for retries: `sleep` would fail the test."""
@@ -232,6 +272,27 @@ def test_what_is_cut_is_told_by_every_client(minilm_server: Server):
         assert scores == minilm_server.rerank("What is deep learning?", passages)
     assert agree(answers)
     assert [item.index for item in answers["async"] if item.truncated] == [1]
+
+
+@pytest.mark.vllm
+def test_parts_and_refused_cuts_by_every_client(minilm_server: Server):
+    passages = ["I like pizza", "long " * 600 + "deep learning uses neural networks " * 30]
+    query, answers = "What is deep learning?", {}
+    for name, make in ALL.items():
+        with make(minilm_server.url) as client:
+            answers[name] = client.rerank(query, passages, max_chunks_per_doc=9)
+            scores = client.score(query, passages, max_chunks_per_doc=9, priority=-1)
+            for ask in (client.rerank, client.score):
+                with pytest.raises(BadRequest) as caught:
+                    ask(query, passages, truncation=False)
+                assert caught.value.status == 400
+        assert dict(enumerate(scores)) == {item.index: item.score for item in answers[name]}
+    assert agree(answers)
+    best, other = answers["async"]
+    assert (best.index, other.chunk, best.truncated) == (1, None, False)
+    assert best.chunk and best.chunk.index == best.chunk.count - 1 > 0
+    assert "deep learning" in best.text[best.chunk.start : best.chunk.end]
+    assert best.chunk.end == len(best.text)
 
 
 def test_agree():
@@ -293,6 +354,9 @@ def test_ask_says_what_is_wrong(fake_server: Server):
     gone = run("ask", "--url", "http://127.0.0.1:9", "--via", "requests")
     assert gone.returncode == 1 and "error: requests: http://127.0.0.1:9" in gone.stderr
     assert "start it with `make serve`, or name it with --url" in gone.stderr
+    assert gone.stderr.count("127.0.0.1") == 1 and len(gone.stderr) < 150
+    bare = run("ask", "--url", "127.0.0.1:8000")
+    assert bare.returncode == 2 and "must begin with http:// or https://" in bare.stderr
     unknown = run("ask", "--url", fake_server.url, "--model", "other", "--via", "openai")
     assert unknown.returncode == 1 and "There is no model 'other'" in unknown.stderr
     assert "Traceback" not in gone.stderr + unknown.stderr

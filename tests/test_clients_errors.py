@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients import errors
-from clients.cohere_client import from_cohere, mapped
+from clients.address import told
+from clients.cohere_client import CohereReranker, from_cohere, mapped
 from clients.errors import (
     BadAnswer,
     BadRequest,
@@ -34,9 +35,10 @@ from clients.errors import (
     Unreachable,
     refusal,
     retry_after,
+    why,
 )
 from clients.httpx_errors import from_httpx
-from clients.openai_client import AsyncOpenAIReranker, from_openai
+from clients.openai_client import AsyncOpenAIReranker, OpenAIReranker, from_openai
 from clients.requests_client import RerankClient, from_requests
 from clients.reranker import Reranker
 from clients.retry import NEVER, Clock, Retry
@@ -247,8 +249,8 @@ def test_pauses_are_bounded(tried: int, spent: float, dice: float, after: float 
     if pause is None:
         assert tried >= 1000 or spent + 30.5 >= 120 or spent + (after or 0) > 119
     else:
-        assert 0 <= pause <= 30 and spent + pause <= 120 and tried < 1000
-        assert after is None or pause >= min(after, 30)
+        assert pause >= 0 and spent + pause <= 120 and tried < 1000
+        assert pause <= 30 if after is None else after <= pause <= after + 0.5
 
 
 def test_pauses_grow():
@@ -307,14 +309,32 @@ def test_a_body_that_stalls_or_breaks_off(make: Callable[..., Reranker]):
 
 @each
 def test_a_busy_server_is_asked_again(make: Callable[..., Reranker]):
-    """Each fault once, then the right answer: four requests, three pauses as they were told."""
-    faults = [refusing(429, Retry_After="3"), refusing(503, Retry_After="1e9"), refusing(502)]
+    """Each fault once, then the right answer: four requests, three pauses as they were told, also
+    beyond the cap of our own."""
+    faults = [refusing(429, Retry_After="3"), refusing(503, Retry_After="60"), refusing(502)]
     patient = Patient(make)
     retry = Retry(cap_s=20)
     with Scripted(faults) as server, make(server.url, retry=retry, **patient.seams) as client:
         assert len(client.rerank("q", ["a", "b"])) == 2
         assert server.asked == {("q", "a"): 4, ("q", "b"): 4}
-    assert patient.slept == [3, 20, 1]
+    assert patient.slept == [3, 60, 1]
+
+
+@pytest.mark.parametrize(("seconds", "budget_s"), [("121", 120), ("1e300", float("inf"))])
+@each
+def test_a_server_that_asks_for_more_than_the_budget_is_given_up(
+    make: Callable[..., Reranker], seconds: str, budget_s: float
+):
+    """Neither asked too early nor waited for; nor is what the system cannot wait for."""
+    patient = Patient(make)
+    with (
+        Scripted([refusing(429, Retry_After=seconds)]) as server,
+        make(server.url, retry=Retry(budget_s=budget_s), **patient.seams) as client,
+        pytest.raises(Overloaded) as caught,
+    ):
+        client.rerank("q", ["a"])
+    assert caught.value.retry_after == float(seconds)
+    assert len(server.bodies) == 1 and not patient.slept
 
 
 @each
@@ -376,6 +396,54 @@ def test_a_connection_that_breaks_is_tried_again(make: Callable[..., Reranker]):
         assert client.rerank("q", ["a"])
         assert len(server.bodies) == 3
     assert patient.slept == [0.25, 0.5]
+
+
+@each
+def test_nobody_there_is_told_in_a_few_words(make: Callable[..., Reranker]):
+    """Those of the system, and no objects of an SDK."""
+    for url in ("http://127.0.0.1:9", "https://127.0.0.1:9"):
+        with make(url, retry=NEVER) as client, pytest.raises(Unreachable) as caught:
+            client.rerank("q", ["a"])
+        words = str(caught.value)
+        assert words.startswith(f"{url} cannot be reached: ") and len(words) < 100
+        assert "onnect" in words and "object at" not in words and "Pool" not in words
+
+
+def test_why_is_the_systems_own_word():
+    """And not of what its caller was at."""
+    refused = ConnectionRefusedError(111, "Connection refused")
+    assert why(requests.ConnectionError(urllib3.exceptions.ProtocolError("x", refused))) == (
+        "Connection refused"
+    )
+    assert why(TimeoutError()) == "TimeoutError" and why(TimeoutError("timed out")) == "timed out"
+    assert why(ValueError("odd")) == "odd" and why(ValueError()) == "ValueError"
+    try:
+        try:
+            raise FileNotFoundError(2, "No such file")
+        except OSError:
+            raise ValueError("a wrong address") from None
+    except ValueError as error:
+        assert why(error) == "a wrong address"
+    looping = ValueError("round")
+    looping.__cause__ = looping
+    assert why(looping) == "round"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (Unreachable("http://h cannot be reached: no"), "http://h cannot be reached: no: start it"),
+        (Unreachable("http://h: a wrong key", again=False), "http://h: a wrong key"),
+        (refusal(400, "odd", {}, now=NOW), "http://h/v1/: 400: odd"),
+        (
+            refusal(429, "full", {"retry-after": "900"}, now=NOW),
+            "http://h/v1/: 429: full (it asks to come again after 900 s)",
+        ),
+    ],
+)
+def test_what_a_command_line_says(error: RerankError, words: str):
+    said = told(error, "http://h/v1/")
+    assert said.startswith(words) and said.count("http://h") == 1
 
 
 @each
@@ -496,3 +564,45 @@ def test_many_at_once_with_the_async_client():
 def test_from_cohere_without_a_status():
     error = cohere.core.ApiError(body="no token")
     assert isinstance(from_cohere(error, URL, now=NOW), Unreachable)
+
+
+@pytest.mark.parametrize("key", ["secret\n", "sec\rret"])
+def test_a_key_that_cannot_be_sent_is_not_shown(key: str):
+    with RerankClient("http://127.0.0.1:9", api_key=key) as client:
+        with pytest.raises(Unreachable, match="line break") as caught:
+            client.score("q", ["a"])
+        assert not caught.value.again and "sec" not in str(caught.value)
+
+
+def test_a_key_goes_as_the_system_gave_it():
+    with Scripted() as server, RerankClient(server.url, api_key="\udcff") as client:
+        assert len(client.score("q", ["a"])) == 1
+
+
+def test_an_error_body_is_read_as_utf8():
+    """Not as what its bytes look like."""
+    answer = 400, {}, b'{"error": {"message": "na\xffve"}}'
+    with (
+        Scripted([answer]) as server,
+        RerankClient(server.url) as client,
+        pytest.raises(BadRequest, match="400: na\ufffdve"),
+    ):
+        client.score("q", ["a"])
+
+
+def test_a_number_beyond_all_bounds_is_a_bad_answer():
+    answer = 200, {}, b"[" + b"9" * 5000 + b"]"
+    with (
+        Scripted([answer]) as server,
+        RerankClient(server.url) as client,
+        pytest.raises(BadAnswer),
+    ):
+        client.score("q", ["a"])
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 1e300, float("inf"), float("nan")])
+def test_a_wait_that_is_none(seconds: float):
+    """The system cannot wait so long; its own words for that are an OverflowError."""
+    for kind in (RerankClient, OpenAIReranker, AsyncOpenAIReranker, CohereReranker):
+        with pytest.raises(ValueError, match="timeout_s must be"):
+            kind("http://127.0.0.1:9", timeout_s=seconds)

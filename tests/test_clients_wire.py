@@ -13,6 +13,7 @@ from clients.errors import BadAnswer
 from clients.wire import (
     MOST_CUT,
     Answer,
+    Chunk,
     Ranked,
     in_order,
     is_cut,
@@ -81,6 +82,33 @@ def test_any_json_is_a_ranking_or_a_bad_answer(body: object, cut: str, count: in
     ):
         with contextlib.suppress(BadAnswer):
             assert len(read()) == count  # type: ignore[no-untyped-call]
+
+
+PART = {"index": 0, "count": 1, "start": 0, "end": 4}
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        "0:4",
+        [0, 1, 0, 4],
+        {},
+        {**PART, "index": 1},
+        {**PART, "index": -1},
+        {**PART, "index": False},
+        {**PART, "start": -1},
+        {**PART, "start": 0.0},
+        {**PART, "start": 3, "end": 2},
+        {**PART, "end": 5},  # beyond the text
+        {**PART, "end": None},
+    ],
+    ids=str,
+)
+def test_a_part_that_is_none(chunk: object):
+    item = {"index": 0, "relevance_score": 1, "chunk": PART}
+    assert read_ranking(Answer({"results": [item]}), ["text"], None)[0].chunk == Chunk(0, 1, 0, 4)
+    with pytest.raises(BadAnswer, match="no part of a passage of 4 characters"):
+        read_ranking(Answer({"results": [{**item, "chunk": chunk}]}), ["text"], None)
 
 
 def test_what_other_servers_leave_out():

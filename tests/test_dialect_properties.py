@@ -1,7 +1,7 @@
 """What holds of any body in any dialect."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -14,55 +14,19 @@ from serve.dialects import documents, mixedbread, nim, pinecone, simple, tei, vl
 from serve.dialects.base import Body, Dialect
 from serve.errors import InvalidRequest
 from serve.rerank import Chunk, RawScores, RerankRequest, Score, build_result
+from tests.bodies import ASKING
 
-GOOD: Mapping[str, Body] = {  # a body that each dialect takes
-    "simple": {"query": "q", "passages": ["a", "b"]},
-    "nim": {"query": {"text": "q"}, "passages": [{"text": "a"}, {"text": "b"}]},
-    "tei": {"query": "q", "texts": ["a", "b"]},
-    "mixedbread": {"query": "q", "input": ["a", {"text": "b"}]},
-    "pinecone": {"query": "q", "documents": [{"text": "a"}, {"text": "b"}], "parameters": {}},
-    "voyage": {"query": "q", "documents": ["a", "b"], "truncation": True},
-    "vllm-score": {"text_1": "q", "text_2": ["a", "b"]},
-}
-PLAIN: Body = {"query": "q", "documents": ["a", {"content": "b"}]}
+ASKED = {asking.dialect: asking for asking in ASKING}
 TEXTS = ("documents", "texts", "passages", "input")
 
 
 def good(dialect: Dialect) -> Body:
-    return GOOD.get(dialect.name, PLAIN)
+    """A body that the dialect takes."""
+    return ASKED[dialect.name].make("q", ["a", "b"])
 
 
-class Recorder(Mapping[str, Any]):
-    """A body that notes what it is asked for."""
-
-    def __init__(self, body: Body, asked: set[str]) -> None:
-        self.body, self.asked = body, asked
-
-    def __getitem__(self, name: str) -> Any:
-        self.asked.add(name)
-        return self.body[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.body)
-
-    def __len__(self) -> int:
-        return len(self.body)
-
-
-def fields_read() -> set[str]:
-    """Every field that any dialect reads of a good body, whichever way it is chosen."""
-    asked: set[str] = set()
-    for dialect in dialects.DIALECTS:
-        body = Recorder(good(dialect), asked)
-        dialect.is_meant(body, {})
-        dialect.parse(body)
-    mixedbread.DIALECT.parse(Recorder({"query": "q", "input": [{"text": "a"}]}, asked))
-    for left, right in vllm_score._SIDES:
-        vllm_score.DIALECT.parse(Recorder({left: "q", right: "a"}, asked))
-    return asked - {""}
-
-
-READ = sorted(fields_read())
+# Every field that any dialect reads: that they are all told is tested in `test_openapi.py`.
+READ = sorted({name for dialect in dialects.DIALECTS for name in dialect.doc.fields})
 
 json_values = st.recursive(
     st.none()
@@ -111,29 +75,6 @@ def outcome(dialect: Dialect, body: Body) -> RerankRequest | tuple[str, str | No
         return error.message, error.param
 
 
-def results(dialect: Dialect, answer: Any) -> list[tuple[int, float]]:
-    """The index and the score of each result, as the dialect's clients read them."""
-    match dialect.name:
-        case "simple":
-            return list(enumerate(answer))
-        case "nim":
-            return [(item["index"], item["logit"]) for item in answer["rankings"]]
-        case "tei":
-            return [(item["index"], item["score"]) for item in answer]
-        case "pinecone" | "mixedbread" | "vllm-score":
-            return [(item["index"], item["score"]) for item in answer["data"]]
-        case "voyage":
-            return [(item["index"], item["relevance_score"]) for item in answer["data"]]
-    return [(item["index"], item["relevance_score"]) for item in answer["results"]]
-
-
-def test_fields_are_found():
-    assert {"query", "documents", "rank_fields", "top_k", "parameters", "items", "use_llm"} < {
-        *READ
-    }
-    assert {*READ} >= {name for dialect in dialects.DIALECTS for name in dialect.doc.fields}
-
-
 @every_dialect
 @given(overlay=overlays)
 def test_any_body_is_parsed_or_refused_with_its_field(dialect: Dialect, overlay: Body):
@@ -180,9 +121,8 @@ def test_any_answer_is_an_ordered_choice_of_its_passages(
     found = RawScores(raw, 9, cut=sorted(places), chunks=chunks)
     result = build_result(request, found, score=score, model="m", id="i", created=7)
     answer = orjson.loads(orjson.dumps(dialect.render(request, result)))
-    ranked = results(dialect, answer)
-    indices = [index for index, _ in ranked]
-    given = [value for _, value in ranked]
+    ranked = ASKED[dialect.name].read(answer)
+    indices, given = list(ranked), list(ranked.values())
     if not request.is_ranked:
         assert indices == list(range(count))
     else:
@@ -190,7 +130,7 @@ def test_any_answer_is_an_ordered_choice_of_its_passages(
         assert len(set(indices)) == len(indices) and set(indices) <= set(range(count))
         assert indices == sorted(range(count), key=lambda i: (-raw[i], i))[: len(indices)]
         assert given == sorted(given, reverse=True)
-    if dialect.name == "nim" or request.raw:
+    if ASKED[dialect.name].is_raw or request.raw:
         assert given == [raw[index] for index in indices]
     else:
         assert all(0 <= value <= 1 for value in given)

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from serve import dialects
-from serve.dialects import documents, mixedbread, nim, pinecone, simple, tei, vllm_score
+from serve.dialects import DIALECTS, documents, mixedbread, nim, pinecone, simple, tei, vllm_score
 from serve.dialects.base import Body, Dialect
 from serve.errors import InvalidRequest
+from serve.rerank import RerankRequest
 from tests.test_fields import refused
 
 GOOD: dict[str, Any] = {"query": "q", "documents": ["a"]}
@@ -36,6 +37,23 @@ def test_spans_are_refused(value: object):
     refused(error, "relevant_spans", "max_chunks_per_doc")
 
 
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+def test_no_dialect_passes_over_an_option_of_another(dialect: Dialect):
+    def parse(**given: object) -> RerankRequest:
+        return dialect.parse({**dialect.doc.example, **given})
+
+    assert parse().may_cut and not parse().raw
+    assert not parse(truncation=False).may_cut
+    assert not parse(truncate="NONE").may_cut
+    assert not parse(truncate=False, truncation=True).may_cut
+    assert parse(raw_scores=True).raw
+    assert parse(use_activation=False, raw_scores=False).raw
+    assert parse(max_chunks_per_doc=3).max_chunks == 3
+    for name in ("relevant_spans", "rewrite_query"):
+        with pytest.raises(InvalidRequest, match="is not offered"):
+            parse(**{name: True})
+
+
 @pytest.mark.parametrize(
     ("dialect", "given", "may_cut"),
     [
@@ -57,13 +75,13 @@ def test_texts_that_may_not_be_cut(dialect: Dialect, given: Body, may_cut: bool)
 @pytest.mark.parametrize(
     ("dialect", "given", "param", "words"),
     [
-        (documents.V1, {"truncation": "END"}, "truncation", "true or false"),
-        (tei.DIALECT, {"truncate": "END"}, "truncate", "true or false"),
+        (documents.V1, {"truncation": "START"}, "truncation", "END or NONE"),
+        (tei.DIALECT, {"truncate": 2}, "truncate", "END or NONE"),
         (tei.DIALECT, {"raw_scores": 2}, "raw_scores", "true or false"),
         (tei.DIALECT, {"return_text": []}, "return_text", "true or false"),
         (tei.DIALECT, {"truncation_direction": "up"}, "truncation_direction", "left, right"),
-        (nim.OWN_PATHS, {"truncate": True}, "truncate", "NONE, END"),
-        (pinecone.DIALECT, {"parameters": {"truncate": "X"}}, "parameters.truncate", "NONE, END"),
+        (nim.OWN_PATHS, {"truncate": []}, "truncate", "END or NONE"),
+        (pinecone.DIALECT, {"parameters": {"truncate": "X"}}, "truncate", "END or NONE"),
         (pinecone.DIALECT, {"parameters": []}, "parameters", "must be an object"),
         (pinecone.DIALECT, {"parameters": "x"}, "parameters", "must be an object"),
         (mixedbread.DIALECT, {"rewrite_query": "yes"}, "rewrite_query", "is not offered"),
@@ -77,6 +95,7 @@ def test_texts_that_may_not_be_cut(dialect: Dialect, given: Body, may_cut: bool)
         (simple.DIALECT, {"passages": [{"text": "a"}]}, "passages[0]", "send a string."),
         (vllm_score.DIALECT, {"text_1": [], "documents": None, "text_2": "a"}, "text_1", "empty"),
         (vllm_score.DIALECT, {"queries": 3}, "queries", "must be a list; it is a number"),
+        (simple.DIALECT, {"query": None, "querry": "q"}, "query", "the body has `querry`"),
         (vllm_score.DIALECT, {"queries": {"x": 1}}, "queries", "must be a string; it is an object"),
     ],
 )
@@ -85,6 +104,13 @@ def test_what_does_not_fit_is_named(dialect: Dialect, given: Body, param: str, w
     with pytest.raises(InvalidRequest) as error:
         dialect.parse({**body, **given})
     refused(error, param, words)
+
+
+def test_two_pairs_of_sides_are_one_too_many():
+    body = {"queries": "q", "documents": ["a"], "text_1": "q", "text_2": "a"}
+    with pytest.raises(InvalidRequest, match="`queries` with `documents` and `text_1`") as error:
+        vllm_score.DIALECT.parse(body)
+    assert error.value.param == "text_2"
 
 
 def test_parameters_give_what_the_body_has_not():

@@ -6,10 +6,10 @@ import pytest
 
 from serve.dialects import documents, mixedbread, nim, pinecone, simple, tei, vllm_score
 from serve.dialects.base import Body, Dialect
-from serve.dialects.fields import boolean, choice, count, optional_text, text, whole
+from serve.dialects.fields import boolean, check_lists, choice, count, optional_text, text, whole
 from serve.dialects.fields import documents as read_documents
 from serve.dialects.options import ENGINE_FIELDS, common
-from serve.errors import InvalidRequest
+from serve.errors import InvalidRequest, TooLarge
 
 GOOD: dict[str, Any] = {"query": "q", "documents": ["a"]}
 
@@ -90,7 +90,7 @@ def test_counts(body: Body, expected: int | None):
 def test_a_count_is_never_negative():
     with pytest.raises(InvalidRequest) as error:
         count({"top_k": -1}, "top_n", "top_k")
-    refused(error, "top_k", "a whole number, 0 for the default")
+    refused(error, "top_k", "a whole number, 0 or more (0 for the default)")
 
 
 def test_choices():
@@ -200,6 +200,21 @@ def test_rank_fields_that_do_not_fit(body: Body, param: str, words: str):
     refused(error, param, words)
 
 
+def test_a_document_does_not_grow_by_names_that_are_repeated():
+    found, _ = read_documents({"d": [BOOK], "rank_fields": ["text", "title"] * 10_000}, "d")
+    assert found == ["x\nT"]
+    with pytest.raises(InvalidRequest) as error:
+        read_documents({"d": [BOOK], "rank_fields": [str(n) for n in range(101)]}, "d")
+    refused(error, "rank_fields", "has 101 names and the limit is 100: send fewer")
+
+
+def test_lists_of_too_many_are_refused_before_they_are_read():
+    check_lists({"d": [{}] * 5, "x": [{}] * 6, "n": None}, ("d", "n", "nowhere"), 5)
+    with pytest.raises(TooLarge, match="d has 6 texts and the limit is 5: send them in") as error:
+        check_lists({"q": "q", "d": [{}] * 6}, ("q", "d"), 5)
+    assert error.value.param == "d"
+
+
 def nested(depth: int) -> object:
     return [nested(depth - 1)] if depth else 1
 
@@ -211,6 +226,14 @@ def test_a_document_that_could_not_be_answered_is_refused(dialect: Dialect):
         dialect.parse(body)
     refused(error, "documents[1]", "nested too deeply: send its text alone")
     assert dialect.parse({"query": "q", "documents": ["a", {"text": "b", "more": nested(200)}]})
+
+
+@pytest.mark.parametrize("name", ["chat_template_kwargs", "mm_processor_kwargs"])
+def test_an_option_that_could_not_be_sent_on_is_refused(name: str):
+    with pytest.raises(InvalidRequest) as error:
+        common({name: {"x": nested(900)}})
+    refused(error, name, "nested too deeply")
+    assert common({name: {"x": nested(200)}})["options"]
 
 
 # -- options -----------------------------------------------------------------------------------

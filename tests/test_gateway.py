@@ -131,7 +131,7 @@ def test_bad_bodies(
         ({"query": "q", "passages": ["a"] * 101}, "passages", "passages"),
         ({"query": "q", "documents": ["a"] * 101}, "documents", "passages"),
         ({"query": "q", "passages": ["a", "b" * 2001]}, "passages[1]", "text_chars"),
-        ({"query": "q" * 2001, "passages": ["a"]}, "query[0]", "text_chars"),
+        ({"query": "q" * 2001, "passages": ["a"]}, "query", "text_chars"),
         ({"query": "q", "passages": ["a" * 1990] * 11}, "body", "body_bytes"),
     ],
 )

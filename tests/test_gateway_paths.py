@@ -1,7 +1,6 @@
 """Routes over HTTP: the paths of real clients, keys on each of them, and what tells of models."""
 
 import http.client
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,17 +9,9 @@ from serve.gateway import OPEN_PATHS
 from serve.rerank import sigmoid
 from tests.bodies import ASKING, MORE, Asking
 from tests.fake_vllm import logit
-from tests.harness import Server, write_config
+from tests.harness import KEY, Server
 
-KEY = "secret"
 PASSAGES = ["one", "two", "three", "two"]
-
-
-@pytest.fixture(scope="module")
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    work = tmp_path_factory.mktemp("keyed")
-    with Server(write_config(work), work, env={"RERANK_API_KEY": KEY}) as server:
-        yield server.until_ready()
 
 
 def send(server: Server, method: str, path: str, key: str = "") -> tuple[int, bytes]:
@@ -36,10 +27,7 @@ def send(server: Server, method: str, path: str, key: str = "") -> tuple[int, by
 
 @pytest.mark.parametrize("asking", [*ASKING, *MORE], ids=str)
 def test_every_path_of_every_client(fake_server: Server, asking: Asking):
-    body = asking.make("q", PASSAGES)
-    answer = fake_server.post(asking.path, body)
-    if asking.headers:
-        answer = fake_server.post(asking.path, {**body, "parameters": {}})
+    answer = fake_server.post(asking.path, asking.make("q", PASSAGES), asking.headers)
     raw = [logit("q", passage) for passage in PASSAGES]
     expected = raw if asking.is_raw else [sigmoid(value) for value in raw]
     assert asking.read(answer.json()) == dict(enumerate(expected))
@@ -81,31 +69,31 @@ TRICKS = [
 
 
 @pytest.mark.parametrize("path", CLOSED)
-def test_no_spelling_of_a_path_goes_without_a_key(keyed: Server, path: str):
-    assert send(keyed, "GET", path)[0] == 401
-    assert send(keyed, "HEAD", path)[0] == 401
-    assert send(keyed, "POST", path)[0] == 401
-    assert send(keyed, "GET", path, KEY)[0] == 200
+def test_no_spelling_of_a_path_goes_without_a_key(keyed_server: Server, path: str):
+    assert send(keyed_server, "GET", path)[0] == 401
+    assert send(keyed_server, "HEAD", path)[0] == 401
+    assert send(keyed_server, "POST", path)[0] == 401
+    assert send(keyed_server, "GET", path, KEY)[0] == 200
 
 
 @pytest.mark.parametrize("path", TRICKS)
-def test_nothing_is_behind_a_trick(keyed: Server, path: str):
+def test_nothing_is_behind_a_trick(keyed_server: Server, path: str):
     for method in ("GET", "POST", "HEAD"):
-        assert send(keyed, method, path)[0] == 401
-        assert send(keyed, method, path, KEY)[0] == 404
+        assert send(keyed_server, method, path)[0] == 401
+        assert send(keyed_server, method, path, KEY)[0] == 404
 
 
 @pytest.mark.parametrize("asking", [*ASKING, *MORE], ids=str)
-def test_every_scoring_path_needs_its_key(keyed: Server, asking: Asking):
-    assert send(keyed, "POST", asking.path)[0] == 401
-    assert send(keyed, "GET", asking.path)[0] == 401
-    assert send(keyed, "POST", asking.path, KEY)[0] == 400
+def test_every_scoring_path_needs_its_key(keyed_server: Server, asking: Asking):
+    assert send(keyed_server, "POST", asking.path)[0] == 401
+    assert send(keyed_server, "GET", asking.path)[0] == 401
+    assert send(keyed_server, "POST", asking.path, KEY)[0] == 400
 
 
 @pytest.mark.parametrize("path", sorted(OPEN_PATHS))
-def test_open_paths_tell_nothing_and_need_no_key(keyed: Server, path: str):
+def test_open_paths_tell_nothing_and_need_no_key(keyed_server: Server, path: str):
     for spelling in (path, path + "/", "/" + path):
-        status, body = send(keyed, "GET", spelling)
+        status, body = send(keyed_server, "GET", spelling)
         assert status == 200
         assert KEY.encode() not in body
 
@@ -116,8 +104,10 @@ def test_what_is_open_is_listed_here():
     assert others | page.PATHS <= OPEN_PATHS <= others | page.PATHS | described
 
 
-def test_xinferences_client_learns_whether_to_send_its_key(keyed: Server, fake_server: Server):
-    for server, needed in ((keyed, True), (fake_server, False)):
+def test_xinferences_client_learns_whether_to_send_its_key(
+    keyed_server: Server, fake_server: Server
+):
+    for server, needed in ((keyed_server, True), (fake_server, False)):
         for path in ("/v1/cluster/auth", "/v1/cluster/auth/", "/v1/v1/cluster/auth"):
             answer = server.get(path)
             assert (answer.status_code, answer.json()) == (200, {"auth": needed})

@@ -1,21 +1,16 @@
 """Which pairs a model cannot read whole, with real tokenizers."""
 
-from functools import cache
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
 
-from serve import tokens
 from serve.lengths import SLICE_CHARS, Lengths, TokenLimits, slices
 from serve.rerank import RerankRequest
-
-
-@cache
-def load(folder: Path) -> Tokenizer:
-    return tokens.load(folder / "tokenizer.json")
+from tests import readers
 
 
 @pytest.mark.parametrize(
@@ -56,7 +51,7 @@ def test_cut(
     limits: TokenLimits,
     cut: list[int],
 ):
-    lengths = Lengths(load(tokenizer_folders["minilm"]), is_pair=is_pair)
+    lengths = readers.lengths(tokenizer_folders["minilm"], is_pair=is_pair)
     texts = [" ".join([WORD] * count) for count in passages]
     request = RerankRequest([" ".join([WORD] * query)], texts)
     suspects = lengths.suspects(request, limits)
@@ -66,9 +61,27 @@ def test_cut(
 
 
 def test_short_texts_are_not_counted(tokenizer_folders: dict[str, Path]):
-    lengths = Lengths(load(tokenizer_folders["xlm"]), is_pair=True)
+    lengths = readers.lengths(tokenizer_folders["xlm"])
     request = RerankRequest(["q" * 20], ["p" * 20, "é" * 50, "ﷺ" * 20, "p" * 70])
     assert lengths.suspects(request, TokenLimits(whole=90)) == [2, 3]
+
+
+def test_the_share_of_a_query(tokenizer_folders: dict[str, Path]):
+    pair, single = (
+        readers.lengths(tokenizer_folders["xlm"], is_pair=is_pair) for is_pair in (True, False)
+    )
+
+    def rooms(lengths: Lengths, limits: TokenLimits, queries: Sequence[int]) -> list[float]:
+        return [lengths.room(query, limits) for query in queries]
+
+    whole = TokenLimits(whole=104)  # 100 with the special tokens of a pair
+    assert rooms(pair, whole, [0, 10, 75, 76, 500]) == [100, 90, 25, 25, 25]
+    assert rooms(pair, TokenLimits(whole=104, query=20), [500]) == [80]
+    assert rooms(pair, TokenLimits(whole=104, passage=40), [10, 70]) == [40, 30]
+    assert rooms(pair, TokenLimits(passage=40), [10_000]) == [40]
+    assert rooms(pair, TokenLimits(whole=4), [10]) == [1]
+    assert rooms(pair, TokenLimits(), [10]) == [math.inf]
+    assert rooms(single, TokenLimits(whole=102), [10, 500]) == [100, 100]
 
 
 @given(st.lists(st.integers(0, 3 * SLICE_CHARS).map(lambda length: "x" * length), max_size=6))

@@ -30,10 +30,9 @@ from serve.rerank import Chunk, Stages
 from serve.spec import Model
 from serve.stack import Stack
 from serve.vllm_log import Progress
-from tests.harness import Server, write_config
+from tests.harness import KEY, Server
 from tests.test_catalog import STACK, catalog
 
-KEY = "s3cret"
 DOCUMENT = json.loads(json.dumps(openapi.build(open_paths=OPEN_PATHS, needs_key=False)))
 KEYED = json.loads(json.dumps(openapi.build(open_paths=OPEN_PATHS, needs_key=True)))
 ON_PATHS = [(dialect, path) for dialect in DIALECTS for path in dialect.paths]
@@ -337,19 +336,12 @@ def test_another_method_is_refused(
         answer = requests.request(other, url, timeout=10)
         assert answer.status_code == 405 and answer.headers["allow"] == method.upper()
         schema("Error").validate(answer.json())
+        assert f"takes {method.upper()}, not {other.upper()}" in answer.json()["message"]
     if method == "get":
         assert requests.head(url, timeout=10).ok
 
 
 # -- keys ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def keyed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    work = tmp_path_factory.mktemp("keyed")
-    (work / "keys").write_text(KEY)
-    with Server(write_config(work), work, "--api-key-file", str(work / "keys")) as server:
-        yield server.until_ready()
 
 
 BRIEF = {**CONFIG, "phases": {"coverage": {"enabled": False}, "fuzzing": {"enabled": False}}}

@@ -14,7 +14,6 @@ from serve.errors import (
     DeadlineExceeded,
     InvalidRequest,
     Overloaded,
-    RequestError,
     TooLarge,
     Unavailable,
 )
@@ -22,8 +21,8 @@ from serve.lengths import Lengths
 from serve.pool import Pool, Replica, check_size, pick
 from serve.rerank import RawScores, RerankRequest
 from serve.spec import Limits, Model
-from serve.tokens import load
 from serve.vllm_log import Progress
+from tests import readers
 
 
 def replica(phase: str, pairs: int = 0) -> Replica:
@@ -90,7 +89,8 @@ def run(folder: Path | None, story: Story, model: Model = MODEL) -> None:
         engine = Engine()
         engine.pool = pool = Pool(model, [Replica(engine, Progress("ready"))])  # type: ignore[arg-type]
         if folder is not None:
-            await pool.reading.learn(folder / "tokenizer.json", "", is_pair=True)
+            pool.reading.specials = readers.specials(folder)
+            pool.reading.lengths = readers.lengths(folder)
         try:
             await story(pool, engine)
             assert pool.pairs == 0
@@ -127,16 +127,32 @@ def test_what_may_not_be_cut_is_told_before_the_engine_works(
         request = RerankRequest(
             ["q"], ["a", LONG], may_cut=False, max_chunks=max_chunks, fields=("query", "documents")
         )
-        for ask in (pool.score(request), pool.check_whole(request, 9)):
+        for ask in (pool.score(request), pool.check_whole(pool.check(request), 9)):
             with pytest.raises(InvalidRequest) as error:
                 await ask
             assert error.value.param == "documents[1]"
         assert engine.bodies == []
         short = replace(request, passages=["a", "b < c"])
-        await pool.check_whole(short, 9)
+        await pool.check_whole(pool.check(short), 9)
         assert (await pool.score(short)).values == [1.0, 5.0]
 
     run(tokenizer_folders["minilm"], story)
+
+
+@pytest.mark.parametrize("max_chunks", [1, 50])
+def test_all_are_looked_at_of_which_a_few_are_sent(
+    tokenizer_folders: dict[str, Path], max_chunks: int
+):
+    """As a cascade does: its second model's limit holds for what that is sent."""
+
+    async def story(pool: Pool, engine: Engine) -> None:
+        texts = ["a < b", "b", "c" if max_chunks == 1 else LONG]
+        request = RerankRequest(["q"], texts, may_cut=False, max_chunks=max_chunks)
+        with pytest.raises(TooLarge):
+            pool.check(request)
+        await pool.check_whole(pool.check(request, 1), 9)
+
+    run(tokenizer_folders["minilm"], story, replace(MODEL, limits=Limits(passages=2)))
 
 
 def test_without_a_tokenizer_the_engine_is_told_to_refuse():
@@ -163,9 +179,8 @@ def test_short_passages_are_never_tokenized(tokenizer_folders: dict[str, Path]):
         offsets = count  # type: ignore[assignment]
 
     async def story(pool: Pool, engine: Engine) -> None:
-        lengths = Lengths(load(folder / "tokenizer.json"), is_pair=True)
-        lengths.__class__ = Untouched
-        pool.reading.lengths = lengths
+        pool.reading.lengths = Lengths(readers.tokenizer(folder), is_pair=True)
+        pool.reading.lengths.__class__ = Untouched
         request = RerankRequest(["what is 深度学习"], ["a short passage", "短い文"] * 5_000)
         for options in ({"max_chunks": 10}, {"may_cut": False}):
             assert len((await pool.score(replace(request, **options))).values) == 10_000
@@ -181,8 +196,8 @@ def test_splitting_and_counting_end_in_time(
         request = RerankRequest(["q"], [LONG * 700] * 50, **options)  # type: ignore[arg-type]
         with pytest.raises(DeadlineExceeded):
             await pool.score(request, timeout_s=0.05)
-        with pytest.raises(RequestError):
-            await pool.check_whole(request, 0.05)
+        with pytest.raises(DeadlineExceeded):
+            await pool.check_whole(pool.check(request), 0.05)
         assert engine.bodies == []
 
     run(tokenizer_folders["minilm"], story, replace(MODEL, limits=Limits(passages=10**6)))

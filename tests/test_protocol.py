@@ -110,6 +110,8 @@ BODY = b'{"a": 1}'
         [request(BODY, b"Upgrade: h2c\r\nConnection: keep-alive, upgrade\r\n")],
         [request(BODY, b"UPGRADE: websocket\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n")],
         [request(BODY, b"Connection: upgrade\r\nUpgrade:h2c\r\nExpect: x\r\n")],
+        [request(BODY).replace(b"HTTP/1.1", b"HTTP/1.0", 1)],
+        [request(BODY)[:40], request(BODY)[40:]],
         [request(BODY, b"Upgrade: h2c\r\n")],  # without `Connection` it is no offer
         [request(BODY, b"Upgrade-Insecure-Requests: 1\r\n")],
         [request(BODY, b"")],
@@ -122,6 +124,43 @@ def test_an_offer_to_upgrade_is_passed_over(segments: list[bytes]):
     if "connection" in told:
         assert "upgrade" not in told
     assert told["host"] == "x"
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_an_offer_of_who_closes_the_connection_is_answered(version: bytes):
+    headers = b"Connection: close, upgrade\r\nUpgrade: h2c\r\n"
+    [answer] = talk([request(BODY, headers).replace(b"HTTP/1.1", b"HTTP/" + version, 1)])
+    assert (answer.status, answer.body) == (200, BODY)
+    assert answer.headers["connection"] == "close"
+
+
+HEADERS = b"".join(b"X-%d: %s\r\n" % (number, b"y" * 50) for number in range(2000))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"x" * 200_000,
+        b"POST /x HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 200_000,
+        b"POST /x HTTP/1.1\r\n" + HEADERS,
+        b"POST /x HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n" + HEADERS,
+        b"\r\n" * 100_000,
+        chunked(BODY)[:-2] + HEADERS,  # behind the body
+    ],
+)
+def test_a_head_without_end_is_refused(head: bytes):
+    [*_, answer] = talk([head[at : at + 10_000] for at in range(0, len(head), 10_000)])
+    told = json.loads(answer.body)
+    assert (answer.status, answer.headers["connection"]) == (413, "close")
+    assert "more than 65536 bytes" in told["message"] == told["detail"] == told["error"]["message"]
+
+
+def test_a_long_head_is_read():
+    headers = OFFER + b"".join(HEADERS.splitlines(keepends=True)[:900])
+    wire = request(BODY * 50_000, headers)
+    for segments in ([wire], [wire[at : at + 10_000] for at in range(0, len(wire), 10_000)]):
+        [answer] = talk(segments)
+        assert (answer.status, len(answer.body)) == (200, 50_000 * len(BODY))
 
 
 def test_the_other_headers_stay_as_they_were():

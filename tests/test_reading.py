@@ -13,14 +13,22 @@ from serve.errors import InvalidRequest, TooLarge
 from serve.lengths import SLICE_CHARS
 from serve.reading import Reading
 from serve.rerank import RerankRequest
+from tests import readers
 
 LIMITED = {"truncate_prompt_tokens": -1}
 
 
-def run(folder: Path, story: Callable[[Reading], Awaitable[None]]) -> None:
+def run(
+    folder: Path, story: Callable[[Reading], Awaitable[None]], *, is_learnt: bool = True
+) -> None:
+    """Tells a story of a model whose tokenizer is in `folder`, and learnt before it, or in it."""
+
     async def told() -> None:
         reading = Reading(64)
-        await reading.learn(folder / "tokenizer.json", "", is_pair=True)
+        if is_learnt:
+            reading.specials, reading.lengths = readers.specials(folder), readers.lengths(folder)
+        else:
+            await reading.learn(folder / "tokenizer.json", "", is_pair=True)
         try:
             await story(reading)
         finally:
@@ -142,8 +150,9 @@ def test_long_passages_are_split_and_the_rest_is_left(tokenizer_folders: dict[st
         assert done.request.passages == ["a < /s>", *(part.text for part in own), "b"]
         assert all("</s>" not in part.text for part in own)
         assert long[own[-1].start :].endswith("bread oven") and own[-1].end == len(long)
-        counts = await reading._count(reading.lengths, done.request.passages)
-        query = await reading._count(reading.lengths, request.queries)
+        assert reading.lengths is not None
+        counts = reading.lengths.count(done.request.passages)
+        query = reading.lengths.count(request.queries)
         assert max(counts) + query[0] + 4 <= 64  # nothing is left to cut for the engine
         assert await reading.cut(done.request) == []
         few = replace(request, max_chunks=2)
@@ -267,13 +276,13 @@ def test_splitting_can_be_cancelled(tokenizer_folders: dict[str, Path]):
 def test_a_tokenizer_that_cannot_be_read(tmp_path: Path, text: str):
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(ValueError, match=r"tokenizer\.json"):
-        run(tmp_path, lambda reading: asyncio.sleep(0))
+        run(tmp_path, lambda reading: asyncio.sleep(0), is_learnt=False)
 
 
 def test_a_tokenizer_with_a_hole_in_its_vocabulary(tmp_path: Path):
     Tokenizer(models.WordLevel({"a": 0}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ValueError, match=r"tokenizer\.json: WordLevel error"):
-        run(tmp_path, lambda reading: asyncio.sleep(0))
+        run(tmp_path, lambda reading: asyncio.sleep(0), is_learnt=False)
 
 
 def test_the_other_file_does_not_change_what_is_known(
@@ -291,7 +300,7 @@ def test_the_other_file_does_not_change_what_is_known(
         neutral = await reading.neutral(RerankRequest(["q"], ["a ＜mask＞ b"]))
         assert neutral.passages == ["a ＜ mask＞ b"]
 
-    run(tmp_path, story)
+    run(tmp_path, story, is_learnt=False)
 
 
 def test_special_tokens_that_only_transformers_file_names(
@@ -307,4 +316,4 @@ def test_special_tokens_that_only_transformers_file_names(
         neutral = await reading.neutral(RerankRequest(["q"], ["<ours>"]))
         assert neutral.passages == ["< ours>"]
 
-    run(tmp_path, story)
+    run(tmp_path, story, is_learnt=False)

@@ -1,6 +1,6 @@
 """Special tokens in texts: no text may get one past, whatever the tokenizer makes of it."""
 
-from functools import cache
+import time
 from pathlib import Path
 
 import pytest
@@ -8,23 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from serve import reading, shelf
+from serve import shelf
 from serve.specials import USUAL_SPECIALS, Specials
+from tests import readers
 
 UNKNOWN = ("<unk>", "[UNK]")
 NAMES = ("xlm", "gemma", "qwen3", "minilm")
 TEMPLATE = (shelf.CONFIGS / "templates" / "qwen3-reranker.jinja").read_text()
 
 
-@cache
-def load(folder: Path) -> Tokenizer:
-    return reading.load(folder / "tokenizer.json")
-
-
-@cache
 def loaded(folder: Path) -> tuple[Tokenizer, Specials]:
-    tokenizer = load(folder)
-    return tokenizer, Specials.of(tokenizer, TEMPLATE)
+    return readers.tokenizer(folder), readers.specials(folder, TEMPLATE)
 
 
 def structure(tokenizer: Tokenizer, text: str, template: str = "") -> list[str]:
@@ -55,11 +49,27 @@ def structure(tokenizer: Tokenizer, text: str, template: str = "") -> list[str]:
     ],
 )
 def test_special_tokens_are_broken_up(tokenizer_folders: dict[str, Path], name: str, text: str):
-    tokenizer = load(tokenizer_folders[name])
+    tokenizer, specials = loaded(tokenizer_folders[name])
     assert structure(tokenizer, text, TEMPLATE), "the text is no attack"
-    neutral = Specials.of(tokenizer, TEMPLATE).neutral(text)
+    neutral = specials.neutral(text)
     assert structure(tokenizer, neutral, TEMPLATE) == []
     assert neutral.replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.parametrize("text", ["\x7f\x7f\x01mask ＜ｓ＞", "\x7f\x01\x7feos＜/s＞b"])
+def test_what_the_library_misplaces_is_broken_up_too(tokenizer_folders: dict[str, Path], text: str):
+    tokenizer, specials = loaded(tokenizer_folders["xlm"])
+    assert structure(tokenizer, text), "the text is no attack"
+    assert structure(tokenizer, specials.neutral(text)) == []
+
+
+def test_a_text_of_nothing_else_takes_no_longer_than_others(tokenizer_folders: dict[str, Path]):
+    """A long one takes as long as it has tokens, not as long as those times its length."""
+    _, specials = loaded(tokenizer_folders["minilm"])
+    started = time.process_time()
+    neutral = specials.neutral("[SEP]" * 100_000)
+    assert neutral == "[ SEP]" * 100_000
+    assert time.process_time() - started < 10, "it took quadratic time"
 
 
 PIECES = [
@@ -85,7 +95,7 @@ def test_no_mixture_gets_through(tokenizer_folders: dict[str, Path], text: str, 
 )
 def test_other_text_is_left_as_it_is(tokenizer_folders: dict[str, Path], text: str):
     for folder in tokenizer_folders.values():
-        assert Specials.of(load(folder), TEMPLATE).neutral(text) is text
+        assert loaded(folder)[1].neutral(text) is text
 
 
 def word_level(normalizer: object, *specials: AddedToken) -> Tokenizer:
@@ -152,10 +162,9 @@ def test_a_long_run_of_combining_marks_takes_no_time(tokenizer_folders: dict[str
 def test_what_the_template_is_made_of_counts_even_if_it_is_not_called_special(
     tokenizer_folders: dict[str, Path],
 ):
-    tokenizer = load(tokenizer_folders["qwen3"])
-    text = "<think> and <tool_call>"
-    assert Specials.of(tokenizer, TEMPLATE).neutral(text) == "< think> and <tool_call>"
-    assert Specials.of(tokenizer).neutral(text) == text
+    folder, text = tokenizer_folders["qwen3"], "<think> and <tool_call>"
+    assert readers.specials(folder, TEMPLATE).neutral(text) == "< think> and <tool_call>"
+    assert readers.specials(folder).neutral(text) == text
 
 
 def test_without_a_tokenizer_the_usual_ones_are_broken_up():

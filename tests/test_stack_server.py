@@ -189,7 +189,7 @@ def test_one_that_fails_has_ended_before_the_next_ones_turn(tmp_path: Path):
         "  b: {config: ./b.yaml, gpu_memory: 0.5}\n"
     )
     with Server(path, tmp_path, "--device", "gpu") as server:
-        assert phases(server)["b"] == "waiting"
+        wait_until(lambda: phases(server)["b"] == "waiting", 20, server.text)
         wait_until(lambda: phases(server)["b"] != "waiting", 20, server.text)
         assert phases(server)["a"] in ("dead", "failed")
         wait_until(lambda: phases(server) == {"a": "failed", "b": "ready"}, 20, server.text)

@@ -8,5 +8,6 @@ plan.py      records → requests, and answers → rankings (pure)
 dispatch.py  sends requests at once and in bounds, by server.py
 journal.py   keeps every answer, so that a run goes on where it was killed
 write.py     rankings → files
-job.py       the story of a run; progress.py its bar; command.py the command line
+job.py       the story of a run; progress.py its bar
+command.py   the command line; options.py what it asks for
 """

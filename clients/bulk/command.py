@@ -5,12 +5,15 @@ The files are jsonl, csv, tsv or parquet, by their suffix; `-` is stdin or stdou
     {"query": …, "passages": ["…", {"id": …, "text": …}, …]}   with its own passages, or
     {"query": …, "passage": …}            a pair: consecutive ones of a query belong together, or
     {"query": …, "candidates": [id, …]}   of --passages FILE, whose lines are {"id": …, "text": …};
-                                          without candidates: all of FILE, 10,000 at most
+                                          without candidates: all of FILE, 10,000 at most,
+                                          and no passages of its own
 
 each with "query_id" if wanted, a pair also with "passage_id". csv and tsv have a header, and lists
 as JSON in their cell. Other fields are ignored. A jsonl OUT has a line for each query, in the
 input's order, with its passages best first: {"query_id", "query", "results": [{"index", "id",
-"score", "raw_score", "truncated"}, …]}. The other formats have a row for each pair, with its rank.
+"score", "raw_score", "truncated"}, …]}. A passage that was scored in parts (--max-chunks-per-doc)
+also has "chunk": {"index", "count", "start", "end"}, the part that counted and its characters. The
+other formats have a row for each pair, with its rank, and columns chunk_start and chunk_end.
 
 While it runs, OUT.part keeps every answer. After Ctrl-C, a crash or a kill the same command goes
 on from there: nothing that was kept is asked again. OUT appears when all of it is there.
@@ -21,23 +24,26 @@ command goes on.
 """
 
 import argparse
+import io
 import os
 import signal
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO, TextIO
 
+from clients.address import told
 from clients.bulk.dispatch import Stop, Stopped
-from clients.bulk.job import BadInput, Interrupted, Job, Run, beside
+from clients.bulk.job import BadInput, Interrupted, Run, beside
+from clients.bulk.options import job_of, positive, scoring_of, seconds, some_seconds
 from clients.bulk.progress import Progress
 from clients.bulk.server import Server
-from clients.bulk.source import Table
-from clients.bulk.tables import FORMATS, WrongUse, format_of, load_parquet
+from clients.bulk.tables import FORMATS, WrongUse
 from clients.errors import RerankError
 from clients.requests_client import RerankClient
 from clients.retry import Retry
-from clients.wire import RankOptions
 
 ENDLESS = 10**6  # tries: patience alone bounds them
 LEFT = b"\nstopping: waiting for the requests on their way; once more to leave at once\n"
@@ -51,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", default="-", metavar="OUT", help="default: - for stdout, which cannot be resumed")
     add("--format", choices=FORMATS, help="of the input; default: by suffix, jsonl for stdin")
     add("--out-format", choices=FORMATS, help="default: by suffix, jsonl for stdout")
-    add("--top-n", type=_positive, metavar="N", help="write the best N of a query; default: all")
+    add("--top-n", type=positive, metavar="N", help="write the best N of a query; default: all")
     add("--texts", action="store_true", help="write the passages' texts too")
     add("--on-error", choices=("fail", "skip"), default="fail", help="at a bad line; default: fail")
     add("--restart", action="store_true", help="begin anew: forget OUT.part, write over OUT")
@@ -59,18 +65,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asking = parser.add_argument_group("how it asks").add_argument
     asking("--use-llm", action="store_true", help="the server's LLM reranker")
     asking("--instruction", metavar="TEXT", help="in place of an LLM reranker's own")
-    asking("--max-tokens-per-doc", type=_positive, metavar="N")
-    asking("--max-chunks-per-doc", type=_positive, metavar="N")
+    asking("--max-tokens-per-doc", type=positive, metavar="N")
+    asking("--max-chunks-per-doc", type=positive, metavar="N")
+    asking("--batch", type=positive, default=256, metavar="N", help="pairs a request; default: 256")
     asking(
-        "--batch", type=_positive, default=256, metavar="N", help="pairs a request; default: 256"
+        "--concurrency", type=positive, default=4, metavar="N", help="requests at once; default: 4"
     )
     asking(
-        "--concurrency", type=_positive, default=4, metavar="N", help="requests at once; default: 4"
+        "--timeout",
+        type=some_seconds,
+        default=300,
+        metavar="S",
+        help="of each wait: to connect, for the answer, between its bytes; default: 300",
     )
-    asking("--timeout", type=_seconds, default=300, metavar="S", help="of a request; default: 300")
     asking(
         "--patience",
-        type=_seconds,
+        type=seconds,
         default=600,
         metavar="S",
         help="how long to try a request again while the server is busy or gone; default: 600",
@@ -83,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
     _on_signals(stop)
     work: Run | None = None
     try:
-        job = _job(options)
+        job = job_of(options)
         server = _server(options, stop)
         work = Run(job, server, stop, progress)
         with progress:
@@ -91,13 +101,15 @@ def run(options: argparse.Namespace) -> int:
         server.close()
         print(_summary(work), file=sys.stderr)
         return 0
-    except (WrongUse, BadInput) as error:
-        hint = "; --on-error skip passes over such lines" * isinstance(error, BadInput)
+    except BadInput as error:
+        hint = "; --on-error skip passes over such lines"
         return _end(f"error: {error}{hint}", options, work, 2)
+    except WrongUse as error:  # the same command would end the same way
+        return _end(f"error: {error}", options, None, 2)
     except (Interrupted, Stopped):
         return _end("interrupted", options, work, 130)
     except RerankError as error:
-        return _end(f"error: {options.url}: {error}", options, work, 1)
+        return _end(f"error: {told(error, options.url)}", options, work, 1)
     except BrokenPipeError:  # whoever reads us has gone; nothing can be told any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -106,12 +118,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _work(work: Run) -> None:
-    stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
+    """Raises as `Run` does."""
+    stdin = io.BytesIO() if work.job.queries else _binary("stdin", sys.stdin)
     if work.job.out is not None:
         work.to_file(work.job.out, stdin)
         return
+    stdout = _binary("stdout", sys.stdout)
     with tempfile.TemporaryDirectory(prefix="rerank-") as folder:
         work.to_stream(stdout, stdin, Path(folder, "corpus"))
+
+
+def _binary(name: str, stream: TextIO | None) -> BinaryIO:
+    """The bytes of one of Python's streams, which are None when whoever runs us closed them."""
+    if stream is None:
+        raise WrongUse(f"{name} is closed: name a file")
+    return stream.buffer
 
 
 def _on_signals(stop: Stop) -> None:
@@ -120,8 +141,9 @@ def _on_signals(stop: Stop) -> None:
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.asked:
             os._exit(130)
-        os.write(2, LEFT)
         stop.set()
+        with suppress(OSError):  # whoever reads it may have been stopped too
+            os.write(2, LEFT)
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
@@ -143,67 +165,6 @@ def _summary(work: Run) -> str:
     return f"ranked {work.queries} queries{of}{skipped}"
 
 
-def _job(options: argparse.Namespace) -> Job:
-    """Raises WrongUse."""
-    if options.passages == "-":
-        raise WrongUse("--passages must be a file: only the queries may come from stdin")
-    out = None if options.out == "-" else Path(options.out)
-    job = Job(
-        queries=None if options.queries == "-" else _table(options.queries, options.format),
-        passages=_passages(options),
-        format=format_of(options.queries, options.format),
-        out=out,
-        out_format=format_of(options.out, options.out_format),
-        top_n=options.top_n,
-        with_texts=options.texts,
-        batch=options.batch,
-        concurrency=options.concurrency,
-        skip=options.on_error == "skip",
-        restart=options.restart,
-        scoring=_scoring(options),
-    )
-    _check(job)
-    return job
-
-
-def _check(job: Job) -> None:
-    tables = [table for table in (job.queries, job.passages) if table]
-    if "parquet" in (job.out_format, job.format, *(table.format for table in tables)):
-        load_parquet()
-    if job.out is None:
-        if job.out_format == "parquet" or (job.queries is None and job.format == "parquet"):
-            raise WrongUse("parquet cannot be streamed: name a file with --out")
-        return
-    if not job.out.parent.is_dir():
-        raise WrongUse(f"{job.out.parent} is no folder: make it first")
-    if any(table.path.absolute() == job.out.absolute() for table in tables):
-        raise WrongUse(f"{job.out} is an input too: write to another file")
-
-
-def _table(path: str, format: str | None) -> Table:
-    return Table(Path(path), format_of(path, format), path)
-
-
-def _passages(options: argparse.Namespace) -> Table | None:
-    """The corpus's format goes by its suffix; --format is for a suffix that says nothing."""
-    if options.passages is None:
-        return None
-    try:
-        return _table(options.passages, None)
-    except WrongUse:
-        return _table(options.passages, options.format)
-
-
-def _scoring(options: argparse.Namespace) -> RankOptions:
-    return {
-        "model": options.model,
-        "use_llm": options.use_llm or None,
-        "instruction": options.instruction,
-        "max_tokens_per_doc": options.max_tokens_per_doc,
-        "max_chunks_per_doc": options.max_chunks_per_doc,
-    }
-
-
 def _server(options: argparse.Namespace, stop: Stop) -> Server:
     def connect(retry: Retry) -> RerankClient:
         return RerankClient(
@@ -215,18 +176,4 @@ def _server(options: argparse.Namespace, stop: Stop) -> Server:
         )
 
     patient = Retry(tries=ENDLESS, budget_s=options.patience)
-    return Server(connect, _scoring(options), patient)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError("must be a number of seconds")
-    return value
+    return Server(connect, scoring_of(options), patient)

@@ -6,7 +6,7 @@ keeps every reply in the journal OUT.part; the third joins input and journal int
 when it is complete. To stdout it goes record by record, in order, and cannot be gone on with.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -17,12 +17,13 @@ from clients.bulk.plan import Exchange, Reply, Request, Result, in_order, join, 
 from clients.bulk.progress import Progress
 from clients.bulk.records import Bad
 from clients.bulk.server import Scorer
-from clients.bulk.source import OnBad, Source, Table, spool
+from clients.bulk.source import OnBad, Source, Table, spooled
 from clients.bulk.tables import WrongUse
 from clients.bulk.write import open_writer, write_whole
 from clients.errors import BadRequest, TooLarge
 
-VERSION = 1  # of the journal
+VERSION = 2  # of the journal
+BESIDE = ("part", "stdin", "corpus", "tmp")  # what a run writes beside OUT, named as OUT.part
 
 
 class BadInput(Exception):
@@ -76,10 +77,16 @@ class Run:
         part = beside(out, "part")
         if out.exists() and not part.exists() and not self.job.restart:
             raise WrongUse(f"{out} is there already: --restart writes over it")
-        queries = self.job.queries
-        if queries is None:
-            queries = Table(beside(out, "stdin"), self.job.format, "stdin")
-            spool(stdin, queries.path)
+        if self.job.queries is not None:
+            self._rank(out, part, self.job.queries)
+            return
+        spool = beside(out, "stdin")
+        with spooled(stdin, spool):
+            self._rank(out, part, Table(spool, self.job.format, "stdin"))
+
+    def _rank(self, out: Path, part: Path, queries: Table) -> None:
+        tables = [table for table in (queries, self.job.passages) if table]
+        stamps = [table.stamp() for table in tables]
         header = self._header(queries)
         with (
             Journal(part, header, restart=self.job.restart) as journal,
@@ -90,9 +97,9 @@ class Run:
             if journal.count < count:
                 raise Interrupted
             results = self._results(_exchanges(self._requests(source), journal))
+            results = _of_steady(results, tables, stamps)
             write_whole(out, self.job.out_format, results, with_texts=self.job.with_texts)
             part.unlink()
-        beside(out, "stdin").unlink(missing_ok=True)
 
     def _header(self, queries: Table) -> Mapping[str, object]:
         passages = self.job.passages
@@ -174,6 +181,8 @@ class Run:
         try:
             ranking = self.scorer.rank(request.record.query, request.texts())
         except (BadRequest, TooLarge) as error:
+            if error.param in self.job.scoring:  # no line's fault: every other would fare the same
+                raise WrongUse(f"the server refuses what was asked of it ({error})") from error
             if self.job.skip:
                 return Reply(request.n, refusal=str(error))
             raise BadInput(f"{request.record.where}: the server refuses it ({error})") from error
@@ -201,13 +210,32 @@ class Run:
 
 
 def beside(out: Path, what: str) -> Path:
-    """A file of the run itself, which goes when it is done."""
+    """A file of the run itself, one of BESIDE, which goes when it is done."""
     return out.with_name(f"{out.name}.{what}")
 
 
 def _exchanges(requests: Iterator[Request], journal: Journal) -> Iterator[Exchange]:
     for request, reply in zip(requests, in_order(journal.replies()), strict=True):
         yield Exchange(request, reply)
+
+
+def _of_steady(
+    results: Iterator[Result], tables: Sequence[Table], stamps: Sequence[object]
+) -> Iterator[Result]:
+    """The results, of files that stayed as they were: others would get scores that are not theirs.
+
+    Raises WrongUse.
+    """
+    mismatch: ValueError | None = None
+    try:
+        yield from results
+    except ValueError as error:
+        mismatch = error
+    for table, stamp in zip(tables, stamps, strict=True):
+        if table.stamp() != stamp:
+            raise WrongUse(f"{table.name} was changed meanwhile: begin anew with --restart")
+    if mismatch:
+        raise mismatch
 
 
 def _ignore(bad: Bad) -> None:

@@ -13,11 +13,13 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
+from typing import IO
 
 from clients.bulk.plan import Reply
 from clients.bulk.tables import WrongUse
-from clients.wire import Ranked
+from clients.wire import Chunk, Ranked
 
 Header = Mapping[str, object]
 
@@ -34,7 +36,7 @@ class Journal:
         self._next = 0  # every request below has its reply
         self._ahead: set[int] = set()
         try:
-            self._lock()
+            lock(self._file, path)
             if restart:
                 self._file.truncate(0)
             self._open(header)
@@ -47,12 +49,6 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise WrongUse(f"{self.path} is being written by another process") from error
 
     def _open(self, header: Header) -> None:
         with self.path.open("rb") as file:
@@ -113,10 +109,21 @@ class Journal:
                     yield reply
 
 
+def lock(file: IO[bytes], path: Path) -> None:
+    """Keeps an open file for this process, until it is closed. Raises WrongUse."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise WrongUse(f"{path} is being written by another process") from error
+
+
 def _encode(reply: Reply) -> object:
     if reply.refusal is not None:
         return {"n": reply.n, "refusal": reply.refusal}
-    items = [[i.index, i.score, i.raw_score, i.truncated, i.stage] for i in reply.items]
+    items = [
+        [i.index, i.score, i.raw_score, i.truncated, i.stage, i.chunk and astuple(i.chunk)]
+        for i in reply.items
+    ]
     return {"n": reply.n, "items": items}
 
 
@@ -129,8 +136,8 @@ def _decode(line: bytes) -> Reply | None:
         if "refusal" in value:
             return Reply(value["n"], refusal=value["refusal"])
         items = [
-            Ranked(index, score, "", raw, cut, stage)
-            for index, score, raw, cut, stage in value["items"]
+            Ranked(index, score, "", raw, cut, stage, chunk and Chunk(*chunk))
+            for index, score, raw, cut, stage, chunk in value["items"]
         ]
         return Reply(value["n"], items)
     except (ValueError, TypeError, KeyError):

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 from clients.wire import is_unicode
 
+FIELDS = frozenset(  # that mean something; others are ignored
+    ("query", "query_id", "passages", "passage", "passage_id", "candidates", "id", "text")
+)
 Id = str | int | None
 Fields = Mapping[str, object]
 
@@ -99,10 +102,14 @@ def _record(row: Row, lookup: Lookup | None) -> Record:
 
 
 def _passages(fields: Fields, lookup: Lookup | None) -> Sequence[Passage]:
+    own = [name for name in ("passages", "passage") if name in fields]
     if lookup is not None:
+        if any(fields[name] not in (None, "") for name in own):  # an empty cell is none
+            raise Unusable("it has own passages, and --passages was given: use one")
         return lookup(_candidates(fields))
-    if "passages" in fields and "passage" in fields:
-        raise Unusable("it has both `passages` and `passage`: keep one")
+    chosen = ["candidates"] if fields.get("candidates") is not None else []
+    if own and len(own + chosen) > 1:
+        raise Unusable(f"it has both `{own[0]}` and `{(own + chosen)[1]}`: keep one")
     if "passages" in fields:
         items = _list(fields["passages"], "passages")
         return [_passage(item, f"passages[{index}]") for index, item in enumerate(items)]
@@ -181,4 +188,5 @@ def _id(value: object, name: str) -> Id:
 
 def _kind(value: object) -> str:
     kinds = {str: "a string", dict: "an object", list: "a list", bool: "a boolean"}
-    return "null" if value is None else kinds.get(type(value), "a number")
+    kinds |= {int: "a number", float: "a number", type(None): "null"}
+    return kinds.get(type(value), f"of type {type(value).__name__}")  # parquet has many more

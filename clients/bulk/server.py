@@ -7,7 +7,7 @@ from typing import Protocol
 from clients.errors import NotFound
 from clients.requests_client import RerankClient
 from clients.retry import Retry
-from clients.wire import Ranked, RankOptions
+from clients.wire import Options, Ranked
 
 # What makes a model's scores what they are; `ready` and the like change by themselves.
 IDENTITY = ("root", "revision", "dtype", "score", "cascade")
@@ -29,7 +29,7 @@ class Server:
     """
 
     def __init__(
-        self, connect: Callable[[Retry], RerankClient], options: RankOptions, retry: Retry
+        self, connect: Callable[[Retry], RerankClient], options: Options, retry: Retry
     ) -> None:
         self._connect, self._options, self._retry = connect, options, retry
         self._local = threading.local()

@@ -3,14 +3,15 @@
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from clients.bulk.corpus import Corpus
+from clients.bulk.journal import lock
 from clients.bulk.records import Bad, Record, records
-from clients.bulk.tables import WrongUse, read_rows, read_stream
+from clients.bulk.tables import read_rows, read_stream, readable
 
 OnBad = Callable[[Bad], None]  # told of each line that cannot be used; may raise
 
@@ -25,11 +26,14 @@ class Table:
 
     def digest(self) -> str:
         """Of the file's bytes. Raises WrongUse."""
-        try:
-            with self.path.open("rb") as file:
-                return f"{self.format}:{hashlib.file_digest(file, 'blake2b').hexdigest()[:32]}"
-        except OSError as error:
-            raise WrongUse(f"{self.path} cannot be read: {error.strerror or error}") from error
+        with readable(self.path), self.path.open("rb") as file:
+            return f"{self.format}:{hashlib.file_digest(file, 'blake2b').hexdigest()[:32]}"
+
+    def stamp(self) -> tuple[int, int, int]:
+        """Changes when the file does, as far as its size and times tell. Raises WrongUse."""
+        with readable(self.path):
+            found = self.path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class Source(AbstractContextManager["Source"]):
@@ -79,7 +83,18 @@ class Source(AbstractContextManager["Source"]):
                 yield item
 
 
-def spool(stream: BinaryIO, path: Path) -> None:
-    """Keeps a stream as a file, so that it can be read again. Raises OSError."""
-    with path.open("wb") as file:
-        shutil.copyfileobj(stream, file, 2**20)
+@contextmanager
+def spooled(stream: BinaryIO, path: Path) -> Iterator[None]:
+    """Keeps a stream as a file for a while, so that it can be read again.
+
+    Raises WrongUse while another run reads a stream of its own from there, and OSError.
+    """
+    with path.open("ab") as file:  # not "wb", which would empty what that run reads
+        lock(file, path)
+        try:
+            file.truncate(0)
+            shutil.copyfileobj(stream, file, 2**20)
+            file.flush()
+            yield
+        finally:
+            path.unlink(missing_ok=True)

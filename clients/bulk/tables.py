@@ -3,15 +3,17 @@
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from clients.bulk.records import Bad, Row
+from clients.bulk.records import FIELDS, Bad, Row
 
 FORMATS = ("jsonl", "csv", "tsv", "parquet")
 DELIMITERS: Mapping[str, str] = {"csv": ",", "tsv": "\t"}
 PARQUET_ROWS = 512  # read at a time
+FOREIGN = (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError)  # pyarrow's
 LONGEST_CELL = 2**30  # characters; Python's csv has a limit, and 128 Ki by default
 
 
@@ -34,12 +36,19 @@ def format_of(path: str, given: str | None = None) -> str:
 
 def read_rows(path: Path, format: str, name: str) -> Iterator[Row | Bad]:
     """The rows of a file, called `name`. Raises WrongUse where it cannot be read at all."""
-    try:
+    with readable(path):
         if format == "parquet":
             yield from _parquet(path, name)
             return
         with path.open("rb") as file:
             yield from read_stream(file, name, format)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Maps what the system says of a file to WrongUse."""
+    try:
+        yield
     except OSError as error:
         raise WrongUse(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -84,10 +93,12 @@ def _separated(file: BinaryIO, name: str, delimiter: str) -> Iterator[Row | Bad]
             except StopIteration:
                 return
             except csv.Error as error:
+                if header is None:  # without it the next row would be taken for it
+                    raise WrongUse(f"{where}: it is no header ({error})") from error
                 yield Bad(where, f"it is not a row ({error})")
                 continue
             if header is None:
-                header = _header(cells, name)
+                header = _header(cells, name) if cells else None
             elif cells:
                 yield _row(where, header, cells)
     finally:
@@ -110,17 +121,40 @@ def _row(where: str, header: Sequence[str], cells: Sequence[str]) -> Row | Bad:
 
 
 def _parquet(path: Path, name: str) -> Iterator[Row | Bad]:
+    number = 0
+    for batch in _batches(path):
+        for fields in _fields(batch):
+            number += 1
+            where = f"{name}:{number}"
+            if isinstance(fields, str):
+                yield Bad(where, f"it cannot be read ({fields})")
+            else:
+                yield Row(where, {k: value for k, value in fields.items() if value is not None})
+
+
+def _batches(path: Path) -> Iterator[Any]:
     parquet = load_parquet()
     try:
         with parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=PARQUET_ROWS):
-                for fields in batch.to_pylist():
-                    number += 1
-                    kept = {key: value for key, value in fields.items() if value is not None}
-                    yield Row(f"{name}:{number}", kept)
-    except ValueError as error:  # of pyarrow: what is no parquet
+            # Others may be large, or hold what Python has no value for.
+            columns = [column for column in file.schema_arrow.names if column in FIELDS]
+            yield from file.iter_batches(batch_size=PARQUET_ROWS, columns=columns)
+    except FOREIGN as error:  # of pyarrow: what is no parquet
         raise WrongUse(f"{path} cannot be read as parquet: {error}") from error
+
+
+def _fields(batch: Any) -> Iterator[dict[str, object] | str]:
+    """The fields of each row, or why it has none: one value can spoil a batch."""
+    try:
+        yield from batch.to_pylist()
+        return
+    except FOREIGN:
+        pass
+    for index in range(batch.num_rows):
+        try:
+            yield from batch.slice(index, 1).to_pylist()
+        except FOREIGN as error:
+            yield str(error)
 
 
 def load_parquet() -> Any:

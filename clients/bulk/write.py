@@ -5,6 +5,8 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +25,8 @@ COLUMNS: Mapping[str, str] = {  # of a pair's row, and their types in parquet
     "raw_score": "float64",
     "truncated": "bool",
     "stage": "string",
+    "chunk_start": "int64",  # of the part that counted, where there were parts
+    "chunk_end": "int64",
     "passage": "string",
 }
 ROW_GROUP = 10_000
@@ -43,7 +47,8 @@ class Writer(ABC):
 
 
 class JsonLines(Writer):
-    """`{query_id, query, results: [{index, id, score, raw_score, truncated, stage, text}]}`."""
+    """`{query_id, query, results: [{index, id, score, raw_score, truncated, stage, chunk, text}]}`,
+    of which those that are not known are left out."""
 
     def write(self, result: Result) -> None:
         record = result.record
@@ -63,6 +68,7 @@ class JsonLines(Writer):
             "raw_score": item.raw_score,
             "truncated": item.truncated,
             **({} if item.stage is None else {"stage": item.stage}),
+            **({} if item.chunk is None else {"chunk": asdict(item.chunk)}),
             **({"text": item.text} if self._with_texts else {}),
         }
 
@@ -73,12 +79,15 @@ class Separated(Writer):
     def __init__(self, file: BinaryIO, *, delimiter: str, with_texts: bool) -> None:
         super().__init__(file, with_texts=with_texts)
         self._text = TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-        self._csv = csv.writer(self._text, delimiter=delimiter, lineterminator="\n")
+        writer = partial(csv.writer, self._text, delimiter=delimiter, lineterminator="\n")
+        self._csv, self._quoting = writer(), writer(quoting=csv.QUOTE_ALL)
         self._csv.writerow(columns(with_texts))
 
     def write(self, result: Result) -> None:
         for row in rows(result, self._with_texts):
-            self._csv.writerow(_cell(value) for value in row)
+            # Python's csv leaves a lone \r bare, and its reader ends a row there.
+            is_odd = any(isinstance(value, str) and "\r" in value for value in row)
+            (self._quoting if is_odd else self._csv).writerow(_cell(value) for value in row)
 
     def close(self) -> None:
         self._text.flush()
@@ -136,6 +145,8 @@ def rows(result: Result, with_texts: bool) -> Iterator[Sequence[object]]:
             item.raw_score,
             item.truncated,
             item.stage,
+            item.chunk and item.chunk.start,
+            item.chunk and item.chunk.end,
             *([item.text] if with_texts else []),
         )
 
@@ -161,7 +172,7 @@ def open_writer(file: BinaryIO, format: str, *, with_texts: bool) -> Writer:
 
 def write_whole(path: Path, format: str, results: Iterable[Result], *, with_texts: bool) -> None:
     """Writes a file that has its name only when all of it is on the disk. Raises OSError."""
-    unfinished = path.with_name(path.name + ".tmp")
+    unfinished = path.with_name(path.name + ".tmp")  # no other may write it: see the journal's lock
     try:
         with unfinished.open("wb") as file:
             writer = open_writer(file, format, with_texts=with_texts)

@@ -4,23 +4,21 @@ They ask alike, and one answer that holds what each of them reads serves them al
 the answer unless `return_documents` is false, as vLLM does it and clients of it rely on.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from functools import partial
 
 from serve.dialects import schemas
 from serve.dialects.base import Body, Dialect, Doc
 from serve.dialects.fields import boolean, count, documents, text
 from serve.dialects.options import common
-from serve.errors import InvalidRequest
-from serve.rerank import Chunk, RerankRequest, RerankResult
+from serve.rerank import RerankRequest, RerankResult
 
 PLACES_NAMED = 20  # in a warning
 DOCUMENTS_PER_SEARCH_UNIT = 100  # Cohere's billing unit: one query with up to so many documents
 
 
 def parse(body: Body) -> RerankRequest:
-    _refuse_spans(body.get("relevant_spans"))
     passages, originals = documents(body, "documents")
     return RerankRequest(
         queries=[text(body, "query")],
@@ -28,25 +26,15 @@ def parse(body: Body) -> RerankRequest:
         originals=originals,
         fields=("query", "documents"),
         top_n=count(body, "top_n", "top_k"),
-        may_cut=boolean(body, "truncation", default=True),
         is_ranked=True,
         echo=boolean(body, "return_documents", default=True),
         **common(body),
     )
 
 
-def _refuse_spans(asked: object) -> None:
-    if asked and not (isinstance(asked, Mapping) and asked.get("mode") == "disabled"):
-        raise InvalidRequest(
-            "relevant_spans is not offered: leave it out. With `max_chunks_per_doc` above 1 each"
-            " result tells which part of a long document gave its score (`chunk`).",
-            param="relevant_spans",
-        )
-
-
 def render(request: RerankRequest, result: RerankResult, *, version: str) -> dict[str, object]:
     units = -(-len(request.passages) // DOCUMENTS_PER_SEARCH_UNIT)
-    notes = warnings(request, result)
+    notes = list(_warnings(request, result))
     return {
         "id": result.id,
         "object": "rerank",
@@ -88,7 +76,7 @@ def items(request: RerankRequest, result: RerankResult) -> list[dict[str, object
     if chunks := result.chunks:
         for item, index in zip(ranked, result.ranking, strict=True):
             if index in chunks:
-                item["chunk"] = chunk_of(chunks[index])
+                item["chunk"] = asdict(chunks[index])
     if request.echo:
         for item, index in zip(ranked, result.ranking, strict=True):
             item["document"] = document(request, index)
@@ -105,29 +93,18 @@ def document(request: RerankRequest, index: int) -> dict[str, object]:
     return {**original, "text": given if isinstance(given, str) else text}
 
 
-def chunk_of(chunk: Chunk) -> dict[str, int]:
-    """Which part of a document won: the characters `start` to `end` (exclusive)."""
-    return {"index": chunk.index, "count": chunk.count, "start": chunk.start, "end": chunk.end}
-
-
-def warnings(request: RerankRequest, result: RerankResult) -> list[str]:
+def _warnings(request: RerankRequest, result: RerankResult) -> Iterator[str]:
     """What a reader of the scores should know."""
-    return list(_warnings(request.fields[1], result))
-
-
-def _warnings(field: str, result: RerankResult) -> Iterator[str]:
+    field = request.fields[1]
     if result.cut:
         places = ", ".join(f"{field}[{index}]" for index in result.cut[:PLACES_NAMED])
         more = len(result.cut) - PLACES_NAMED
-        yield f"cut before they were scored: {places}" + (f" and {more} more" if more > 0 else "")
+        others = f" and {more} more" if more > 0 else ""
+        yield f"too long with the query, so not read whole: {places}{others}"
     if result.stages:
         yield "a cascade of two models: relevance_score compares within a stage only"
 
 
-_OFF: Sequence[schemas.Schema] = (
-    {"type": "object", "required": ["mode"], "properties": {"mode": {"const": "disabled"}}},
-    {"enum": [{}, []]},
-)
 FIELDS: Mapping[str, schemas.Schema] = {
     "query": schemas.QUERY,
     "documents": schemas.DOCUMENTS,
@@ -135,8 +112,6 @@ FIELDS: Mapping[str, schemas.Schema] = {
     "top_k": schemas.TOP_K,
     "return_documents": schemas.echo(True),
     "rank_fields": schemas.RANK_FIELDS,
-    "truncation": schemas.cutting(),
-    "relevant_spans": schemas.refused('Refused (400) unless it is `{"mode": "disabled"}`.', *_OFF),
     **schemas.COMMON,
 }
 _STAGE = schemas.typed("string", "Of a cascade: which model scored it.", enum=["first", "then"])

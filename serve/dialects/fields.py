@@ -5,17 +5,19 @@ them (`"true"`, `1`, `5.0`, `"5"`). What does not fit raises InvalidRequest with
 index and the remedy.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import orjson
 
 from serve.dialects.base import Body
-from serve.errors import InvalidRequest
+from serve.errors import InvalidRequest, TooLarge
 
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
 _MOST = 10**9  # whole numbers beyond it mean no more than it does
+MOST_RANK_FIELDS = 100  # each is looked for in every document
 _MOST_DIGITS = 11  # of a whole number in a string that are read; so many are beyond it already
 
 
@@ -24,14 +26,15 @@ def optional_text(body: Body, name: str) -> str | None:
     value = body.get(name)
     if value is None or isinstance(value, str):
         return value or None
-    raise InvalidRequest(f"{name} must be a string.", param=name)
+    raise InvalidRequest(f"{name} must be a string; it is {kind(value)}.", param=name)
 
 
 def text(body: Body, name: str) -> str:
     """A text that must be there; it may be empty."""
     found = string_or_document(body.get(name))
     if found is None:
-        raise InvalidRequest(f"{name} must be a string; it is {kind(body.get(name))}.", param=name)
+        words = f"it is {kind(body.get(name))}{_near(body, name)}"
+        raise InvalidRequest(f"{name} must be a string; {words}.", param=name)
     return found
 
 
@@ -74,12 +77,25 @@ def documents(body: Body, name: str) -> tuple[list[str], Sequence[object] | None
     """
     items: list[Any] = _listed(body, name)
     not_empty(items, name)
-    names = [] if body.get("rank_fields") in (None, "") else texts(body, "rank_fields", read=string)
+    names = _rank_fields(body)
     if all(isinstance(item, str) for item in items):
         return items, None
     for index, item in enumerate(items):
         _check_depth(item, f"{name}[{index}]")
     return [_document(item, names, f"{name}[{index}]") for index, item in enumerate(items)], items
+
+
+def _rank_fields(body: Body) -> Sequence[str]:
+    """The names in `rank_fields`, each once: a body must not grow by what it repeats."""
+    if body.get("rank_fields") in (None, ""):
+        return []
+    names = list(dict.fromkeys(texts(body, "rank_fields", read=string)))
+    if len(names) > MOST_RANK_FIELDS:
+        raise InvalidRequest(
+            f"rank_fields has {len(names)} names and the limit is {MOST_RANK_FIELDS}: send fewer.",
+            param="rank_fields",
+        )
+    return names
 
 
 def _check_depth(item: object, where: str) -> None:
@@ -98,7 +114,7 @@ def _document(item: object, names: Sequence[str], where: str) -> str:
         values = [item[name] for name in names if item.get(name) is not None]
         if values:
             return "\n".join(v if isinstance(v, str) else orjson.dumps(v).decode() for v in values)
-        words = f"it has none of the rank_fields ({', '.join(names)})"
+        words = f"it has none of the rank_fields ({', '.join(names)}), but {_names(item)}"
     elif isinstance(item, dict):
         found = string_or_document(item)
         if found is not None:
@@ -111,6 +127,11 @@ def _document(item: object, names: Sequence[str], where: str) -> str:
     raise InvalidRequest(f"{where} must be a text; {words}.", param=where)
 
 
+def _names(item: Mapping[str, object]) -> str:
+    """The first few names of an object's fields."""
+    return ", ".join(name[:80] for name in list(item)[:10]) or "no field"
+
+
 def boolean(body: Body, name: str, *, default: bool) -> bool:
     value = body.get(name)
     if value is None or value == "":
@@ -121,6 +142,17 @@ def boolean(body: Body, name: str, *, default: bool) -> bool:
     if word in _TRUE or word in _FALSE:
         return word in _TRUE
     raise InvalidRequest(f"{name} must be true or false.", param=name)
+
+
+def cutting(body: Body, name: str) -> bool:
+    """Whether a text that is too long may be cut: a boolean, or `END` (the default) or `NONE`."""
+    value = body.get(name)
+    if isinstance(value, str) and value.upper() in ("END", "NONE"):
+        return value.upper() == "END"
+    try:
+        return boolean(body, name, default=True)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{name} must be true, false, END or NONE.", param=name) from error
 
 
 def whole(body: Body, name: str, words: str, *, least: int) -> int | None:
@@ -148,7 +180,7 @@ def _number(word: str) -> object:
 
 def count(body: Body, *names: str) -> int | None:
     """The first of `names` that is given, as how many are wanted at most; 0 and null are None."""
-    words = "a whole number, 0 for the default"
+    words = "a whole number, 0 or more (0 for the default)"
     values = [whole(body, name, words, least=0) for name in names]  # none of them is nonsense
     given = [value for value in values if value is not None]
     return (given[0] or None) if given else None
@@ -172,6 +204,18 @@ def not_empty(items: Sequence[object], name: str) -> None:
         raise InvalidRequest(f"{name} is empty: send one text at least.", param=name)
 
 
+def check_lists(body: Body, names: Iterable[str], most: int) -> None:
+    """Raises TooLarge for a list of more than `most` items, before each of them is looked at."""
+    for name in names:
+        items = body.get(name)
+        if isinstance(items, list) and len(items) > most:
+            raise TooLarge(
+                f"{name} has {len(items)} texts and the limit is {most}: send them in several"
+                " requests, or raise `limits: {passages: …}`.",
+                param=name,
+            )
+
+
 def kind(value: object) -> str:
     """A JSON value's type in a user's words."""
     kinds = {str: "a string", dict: "an object", list: "a list", bool: "a boolean"}
@@ -183,5 +227,13 @@ def kind(value: object) -> str:
 def _listed(body: Body, name: str) -> list[object]:
     items = body.get(name)
     if not isinstance(items, list):
-        raise InvalidRequest(f"{name} must be a list; it is {kind(items)}.", param=name)
+        words = f"it is {kind(items)}{_near(body, name)}"
+        raise InvalidRequest(f"{name} must be a list; {words}.", param=name)
     return items
+
+
+def _near(body: Body, name: str) -> str:
+    """What a field that is missing may have been called instead."""
+    given = [other for other, value in body.items() if value is not None]
+    near = get_close_matches(name, given, 1, cutoff=0.8) if name not in given else []
+    return f" (the body has `{near[0][:80]}`)" if near else ""

@@ -4,16 +4,10 @@ from serve.dialects import schemas
 from serve.dialects.base import Body, Dialect, Doc
 from serve.dialects.fields import boolean, count, documents, text
 from serve.dialects.options import common
-from serve.errors import InvalidRequest
 from serve.rerank import RerankRequest, RerankResult
 
 
 def parse(body: Body) -> RerankRequest:
-    if boolean(body, "rewrite_query", default=False):
-        raise InvalidRequest(
-            "rewrite_query is not offered: leave it out, the query is scored as it is.",
-            param="rewrite_query",
-        )
     passages, originals = documents(body, "input")
     return RerankRequest(
         queries=[text(body, "query")],
@@ -61,7 +55,6 @@ DOC = Doc(
         "top_n": schemas.ref("Count", "The same as `top_k`, which counts if both are there."),
         "rank_fields": schemas.RANK_FIELDS,
         "return_input": schemas.echo(False, "the texts"),
-        "rewrite_query": schemas.refused("A true is refused (400): the query is scored as is."),
         **schemas.COMMON,
     },
     required=[("query", "input")],

@@ -2,7 +2,7 @@
 
 from serve.dialects import schemas
 from serve.dialects.base import Body, Dialect, Doc, Headers
-from serve.dialects.fields import choice, count, not_empty, string_or_document, text, texts
+from serve.dialects.fields import count, not_empty, string_or_document, text, texts
 from serve.dialects.options import common
 from serve.rerank import RerankRequest, RerankResult
 
@@ -23,7 +23,6 @@ def parse(body: Body) -> RerankRequest:
         passages=passages,
         top_n=count(body, "top_n", "top_k"),  # some clients send one, though NIM has none
         is_ranked=True,
-        may_cut=choice(body, "truncate", "NONE", "END") != "NONE",
         echo=False,
         **common(body),
     )
@@ -43,7 +42,6 @@ DOC = Doc(
     fields={
         "query": schemas.QUERY,
         "passages": schemas.TEXTS,
-        "truncate": schemas.TRUNCATE,
         "top_n": schemas.TOP_N,
         "top_k": schemas.TOP_K,
         **schemas.COMMON,

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from serve.dialects.base import Body
-from serve.dialects.fields import boolean, choice, count, kind, optional_text, whole
+from serve.dialects.fields import boolean, choice, count, cutting, kind, optional_text, whole
 from serve.dialects.schemas import NOT_TEMPLATES
 from serve.errors import InvalidRequest
 
@@ -12,8 +14,8 @@ from serve.errors import InvalidRequest
 ENGINE_FIELDS: Mapping[str, tuple[type, str]] = {
     "truncate_prompt_tokens": (int, "a whole number: -1 (the model's length) or at least 1"),
     "padding": (str, "'do_not_pad'"),
-    "max_tokens_per_query": (int, "a whole number, 0 for no limit"),
-    "max_tokens_per_doc": (int, "a whole number, 0 for no limit"),
+    "max_tokens_per_query": (int, "a whole number, 0 or more (0 for no limit)"),
+    "max_tokens_per_doc": (int, "a whole number, 0 or more (0 for no limit)"),
     "instruction": (str, "a string"),
     "chat_template_kwargs": (dict, "an object"),
     "mm_processor_kwargs": (dict, "an object"),
@@ -28,10 +30,13 @@ _LEAST_OF_ALL = -(10**9)
 def common(body: Body) -> dict[str, Any]:
     """The canonical request's fields that do not differ between dialects."""
     refuse_left(body, "truncation_side")
+    _refuse_what_is_not_offered(body)
     return {
         "model": optional_text(body, "model"),
         "use_llm": boolean(body, "use_llm", default=False),
-        "raw": not boolean(body, "use_activation", default=True),
+        "raw": boolean(body, "raw_scores", default=False)
+        or not boolean(body, "use_activation", default=True),
+        "may_cut": all([cutting(body, "truncation"), cutting(body, "truncate")]),
         "max_chunks": count(body, "max_chunks_per_doc") or 1,
         "request_id": optional_text(body, "request_id"),
         "options": engine_options(body),
@@ -50,6 +55,22 @@ def refuse_left(body: Body, name: str) -> None:
         )
 
 
+def _refuse_what_is_not_offered(body: Body) -> None:
+    """Raises InvalidRequest for what other servers do to a request and this one does not."""
+    spans = body.get("relevant_spans")
+    if spans and not (isinstance(spans, Mapping) and spans.get("mode") == "disabled"):
+        raise InvalidRequest(
+            "relevant_spans is not offered: leave it out. With `max_chunks_per_doc` above 1 each"
+            " result tells which part of a long document gave its score (`chunk`).",
+            param="relevant_spans",
+        )
+    if boolean(body, "rewrite_query", default=False):
+        raise InvalidRequest(
+            "rewrite_query is not offered: leave it out, the query is scored as it is.",
+            param="rewrite_query",
+        )
+
+
 def engine_options(body: Body) -> dict[str, object]:
     """The fields of `body` that vLLM itself understands, checked."""
     options: dict[str, object] = {}
@@ -58,8 +79,12 @@ def engine_options(body: Body) -> dict[str, object]:
         value = whole(body, name, words, least=least) if of is int else body.get(name)
         if value is None or (value == "" and name != "instruction"):  # an empty one is one
             continue
-        if type(value) is not of or (name == "truncate_prompt_tokens" and value == 0):
+        if type(value) is not of:
             raise InvalidRequest(f"{name} must be {words}; it is {kind(value)}.", param=name)
+        if name == "truncate_prompt_tokens" and value == 0:
+            raise InvalidRequest(f"{name} must be {words}; it is 0.", param=name)
+        if of is dict:
+            _check_depth(name, value)
         options[name] = value
     _check_template_options(body.get("chat_template_kwargs") or {})
     if options.get("padding", "do_not_pad") != "do_not_pad":
@@ -67,6 +92,15 @@ def engine_options(body: Body) -> dict[str, object]:
             "padding would be read as text and change the scores: leave it out.", param="padding"
         )
     return options
+
+
+def _check_depth(name: str, value: object) -> None:
+    """Refuses what could not be sent on: JSON is read to a greater depth than it is written."""
+    try:
+        orjson.dumps([value])
+    except orjson.JSONEncodeError as error:
+        words = f"{name} is nested too deeply: send what the template reads alone."
+        raise InvalidRequest(words, param=name) from error
 
 
 def _check_template_options(given: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from serve.dialects import schemas
 from serve.dialects.base import Body, Dialect, Doc, Headers
 from serve.dialects.documents import document
-from serve.dialects.fields import boolean, choice, count, documents, text
+from serve.dialects.fields import boolean, count, documents, text
 from serve.dialects.options import common
 from serve.errors import InvalidRequest
 from serve.rerank import RerankRequest, RerankResult
@@ -22,15 +22,13 @@ def parse(body: Body) -> RerankRequest:
         parameters = {}
     if not isinstance(parameters, Mapping):
         raise InvalidRequest("parameters must be an object.", param="parameters")
-    truncate = choice(parameters, "truncate", "NONE", "END", where="parameters.truncate")
     passages, originals = documents(body, "documents")
     return RerankRequest(
         queries=[text(body, "query")],
         passages=passages,
         originals=originals,
         fields=("query", "documents"),
-        top_n=count(body, "top_n"),
-        may_cut=truncate != "NONE",
+        top_n=count(body, "top_n", "top_k"),
         is_ranked=True,
         echo=boolean(body, "return_documents", default=True),
         **common({**parameters, **{n: value for n, value in body.items() if value is not None}}),
@@ -54,12 +52,13 @@ DOC = Doc(
         "query": schemas.QUERY,
         "documents": schemas.DOCUMENTS,
         "top_n": schemas.TOP_N,
+        "top_k": schemas.TOP_K,
         "rank_fields": schemas.RANK_FIELDS,
         "return_documents": schemas.echo(True),
         "parameters": {
             "type": ["object", "null"],
-            "properties": {"truncate": schemas.TRUNCATE, **schemas.COMMON},
-            "description": "`truncate`, and any of the fields of every API that the body has not.",
+            "properties": schemas.COMMON,
+            "description": "Any of the fields of every API that the body has not: `truncate`.",
         },
         **schemas.COMMON,
     },

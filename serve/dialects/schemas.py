@@ -4,7 +4,7 @@ A field stands here once, however many dialects read it. `TYPES` says what `fiel
 leniency too; a field names one of them by `ref`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 Schema = Mapping[str, object]
 
@@ -94,6 +94,10 @@ TYPES: Mapping[str, Schema] = {
             {"type": "null"},
         ],
     },
+    "Cutting": {
+        "description": "`END` or `NONE`, in any case, or a Boolean: true is `END`, the default.",
+        "enum": ["END", "end", "NONE", "none", True, False, None, "", 1, 0, *_WORDS],
+    },
     "String": {"description": 'A string; null is "not given".', "type": ["string", "null"]},
 }
 
@@ -115,14 +119,6 @@ def echo(default: bool, what: str = "the documents") -> Schema:
     return ref("Boolean", f"Whether the answer holds {what}.", default=default)
 
 
-def cutting(default: bool = True) -> Schema:
-    """The field that allows over-long texts to be cut, as a boolean."""
-    return ref("Boolean", f"{_CUT} A false refuses the request instead (400).", default=default)
-
-
-_CUT = "Whether a text that is too long for the model is cut."
-
-
 def word(*words: str, description: str) -> Schema:
     """A field that holds one of `words`, in any case."""
     return {
@@ -136,8 +132,6 @@ def refused(description: str, *off: Schema) -> Schema:
     return {"anyOf": [{"enum": NOTHING}, *off], "description": description}
 
 
-TRUNCATE = word("END", "NONE", description=f"{_CUT} `NONE` refuses the request instead (400).")
-
 # What a template's variables may not be called: vLLM's and transformers' own arguments, by which a
 # client could take the prompt's structure away.
 NOT_TEMPLATES = frozenset(
@@ -149,6 +143,10 @@ _LONGEST = (
     "At most so many tokens of {} are read; 0 is no limit. Beyond the model's length: no limit."
 )
 
+_OFF: Sequence[Schema] = (
+    {"type": "object", "required": ["mode"], "properties": {"mode": {"const": "disabled"}}},
+    {"enum": [{}, []]},
+)
 # What every scoring body may hold beside its own: `options.common` reads it.
 COMMON: Mapping[str, Schema] = {
     "model": ref("String", "A name of `/v1/models`. Left out, empty or null: the default answers."),
@@ -156,6 +154,9 @@ COMMON: Mapping[str, Schema] = {
     "use_activation": ref(
         "Boolean", "false answers the engine's raw values in place of scores.", default=True
     ),
+    "raw_scores": ref("Boolean", "true: the same as `use_activation: false`.", default=False),
+    "truncation": ref("Cutting", "false: a text that is too long is refused (400) and not cut."),
+    "truncate": ref("Cutting", "The same as `truncation`, under another name."),
     "instruction": ref(
         "String", "Takes the place of an LLM reranker's instruction; other models refuse it (400)."
     ),
@@ -182,13 +183,15 @@ COMMON: Mapping[str, Schema] = {
         "description": "Variables of an LLM reranker's prompt template.",
     },
     "mm_processor_kwargs": {"type": ["object", "null"], "description": "Passed on to vLLM."},
-    "priority": ref("Integer", "Passed on to vLLM."),
+    "priority": ref("Integer", "Lower numbers go first where requests wait."),
     "cache_salt": ref("String", "Passed on to vLLM."),
     "user": ref("String", "Passed on to vLLM."),
     "padding": {
         "enum": ["do_not_pad", None],
         "description": "vLLM's field; no other value is taken.",
     },
+    "relevant_spans": refused('Refused (400) unless it is `{"mode": "disabled"}`.', *_OFF),
+    "rewrite_query": refused("A true is refused (400): the query is scored as it is."),
     "request_id": ref("String", "An id for the answer's `id`; left out, the request's own."),
 }
 

@@ -24,16 +24,14 @@ def parse(body: Body) -> RerankRequest:
     passages = texts(body, "texts", read=string_or_document)
     not_empty(passages, "texts")
     refuse_left(body, "truncation_direction")
-    fields = common(body)
     return RerankRequest(
         queries=[text(body, "query")],
         passages=passages,
         fields=("query", "texts"),
-        top_n=count(body, "top_n"),  # not TEI's own, but clients of many APIs send it
+        top_n=count(body, "top_n", "top_k"),  # not TEI's own, but clients of many APIs send it
         is_ranked=True,
-        may_cut=boolean(body, "truncate", default=True),
         echo=boolean(body, "return_text", default=False),
-        **{**fields, "raw": fields["raw"] or boolean(body, "raw_scores", default=False)},
+        **common(body),
     )
 
 
@@ -84,12 +82,11 @@ DOC = Doc(
         "query": schemas.QUERY,
         "texts": schemas.TEXTS,
         "return_text": schemas.echo(False, "the texts"),
-        "raw_scores": schemas.ref("Boolean", "The engine's raw values as scores.", default=False),
-        "truncate": schemas.cutting(),
         "truncation_direction": schemas.word(
             "Right", description="Which end of an over-long text is cut; `Left` is refused (400)."
         ),
         "top_n": schemas.TOP_N,
+        "top_k": schemas.TOP_K,
         **schemas.COMMON,
     },
     required=[("query", "texts")],

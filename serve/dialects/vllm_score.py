@@ -1,8 +1,9 @@
 """vLLM's score API: one text against many, or pair by pair, in the request's order."""
 
+from dataclasses import asdict
+
 from serve.dialects import schemas
 from serve.dialects.base import Body, Dialect, Doc
-from serve.dialects.documents import chunk_of
 from serve.dialects.fields import not_empty, string_or_document, text, texts
 from serve.dialects.options import common
 from serve.errors import InvalidRequest
@@ -31,9 +32,18 @@ def parse(body: Body) -> RerankRequest:
 
 
 def _sides(body: Body) -> tuple[str, str]:
+    found = [(a, b) for a, b in _SIDES if body.get(a) is not None and body.get(b) is not None]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        both = " and ".join(f"`{left}` with `{right}`" for left, right in found)
+        raise InvalidRequest(f"The body has {both}: send one pair of sides.", param=found[1][1])
+    there = {name for pair in _SIDES for name in pair if body.get(name) is not None}
     for left, right in _SIDES:
-        if body.get(left) is not None and body.get(right) is not None:
-            return left, right
+        if len(there) == 1 and there < {left, right}:
+            (missing,) = {left, right} - there
+            words = f"The body has {there.pop()}, and {missing} is missing: send both."
+            raise InvalidRequest(words, param=missing)
     pairs = "; ".join(f"{left} and {right}" for left, right in _SIDES)
     raise InvalidRequest(f"The body names no two sides to compare: send {pairs}.", param="queries")
 
@@ -51,7 +61,7 @@ def render(request: RerankRequest, result: RerankResult) -> object:
         for index, (score, raw) in enumerate(zip(result.scores, result.raw, strict=True))
     ]
     for index, chunk in result.chunks.items():
-        data[index]["chunk"] = chunk_of(chunk)
+        data[index]["chunk"] = asdict(chunk)
     return {
         "id": result.id,
         "object": "list",

@@ -1,0 +1,34 @@
+"""A server's address: what is one, and what command lines say when it does not answer."""
+
+import argparse
+import re
+
+from clients.errors import RerankError, Unreachable
+
+RULE = "must begin with http:// or https://, and name a host"
+_ADDRESS = re.compile("https?://[^/]", re.IGNORECASE)
+
+
+def check_address(url: str) -> None:
+    """Raises ValueError."""
+    if not _ADDRESS.match(url):
+        raise ValueError(f"base_url {RULE}; not {url!r}")
+
+
+def address(text: str) -> str:
+    """The type of --url. Raises ArgumentTypeError."""
+    if not _ADDRESS.match(text):
+        raise argparse.ArgumentTypeError(f"it {RULE}; not {text!r}")
+    return text
+
+
+def told(error: RerankError, url: str) -> str:
+    """An error's words with the address once, and what to do where that may help."""
+    words = str(error)
+    if url.rstrip("/").removesuffix("/v1") not in words:
+        words = f"{url}: {words}"
+    if isinstance(error, Unreachable) and error.again:
+        return f"{words}: start it with `make serve`, or name it with --url"
+    if error.again and error.retry_after:
+        return f"{words} (it asks to come again after {error.retry_after:.0f} s)"
+    return words
