@@ -10,8 +10,8 @@ from typing import Any
 from serve.dialects import agent
 from serve.dialects.schemas import COMMON, TYPES
 from serve.docs_models import answers, fields, properties
+from serve.headers import REQUEST_ID
 from serve.markup import code, link, pretty, prose, table, tag
-from serve.openapi_errors import REQUEST_ID
 
 Json = Mapping[str, Any]
 

@@ -8,6 +8,7 @@ import orjson
 
 from serve.connection import Answer, Connections
 from serve.errors import DeadlineExceeded, EngineFault, InvalidRequest, RequestError, Unavailable
+from serve.lengths import PASSAGE_SHARE
 from serve.rerank import RawScores, RerankRequest, check_raw
 from serve.spec import LLM_LIMITS, Model
 from serve.texts import TEXT_OPTIONS
@@ -86,12 +87,12 @@ def _leave_room(
     fields: dict[str, object], queries: Sequence[str], max_model_len: int | None
 ) -> None:
     """With max_tokens_per_doc, vLLM cuts a pair's passage alone, and fails where its query leaves
-    no room: so a long query gets a limit too, of three quarters of the pair."""
+    no room: so a long query gets a limit too, which leaves a passage its share of the pair."""
     whole = fields.get("truncate_prompt_tokens")
     whole = max_model_len if whole == -1 else whole
     if not fields.get("max_tokens_per_doc") or not isinstance(whole, int):
         return
-    most = max(1, whole * 3 // 4 - _SPECIALS)
+    most = max(1, int(whole * (1 - PASSAGE_SHARE)) - _SPECIALS)
     if any(_TOKENS_PER_BYTE * len(query.encode("utf-8", "replace")) > most for query in queries):
         asked = fields.get("max_tokens_per_query")
         fields["max_tokens_per_query"] = (

@@ -20,9 +20,9 @@ from serve.dialects import agent, fields, tei
 from serve.dialects.base import Dialect, render_error
 from serve.engine import RETRY_AFTER_S
 from serve.errors import InternalError, MethodNotAllowed, NotFound, RequestError, Unavailable
+from serve.headers import REQUEST_ID, TRUNCATED
 from serve.messages import json_response, read_body, request_id
 from serve.metrics import CONTENT_TYPE, Metrics
-from serve.openapi_errors import CUT_HEADER
 from serve.paths import normal
 from serve.rerank import RerankRequest, RerankResult
 
@@ -93,7 +93,7 @@ class Gateway:
         self._count(1)
         try:
             response = await self._answer(exchange)
-            response.headers["x-request-id"] = exchange.id
+            response.headers[REQUEST_ID] = exchange.id
             await response(scope, receive, send)
         except ClientDisconnect:
             return
@@ -164,7 +164,7 @@ class Gateway:
         fields.check_lists(body, dialect.doc.fields, self._passages)
         request = dialect.parse(body)
         result = await self.score(request, exchange.id)
-        headers = {CUT_HEADER: ",".join(map(str, result.cut[:MOST_CUT]))} if result.cut else None
+        headers = {TRUNCATED: ",".join(map(str, result.cut[:MOST_CUT]))} if result.cut else None
         return json_response(dialect.render(request, result), 200, headers)
 
     async def agent(self, exchange: Exchange) -> Response:

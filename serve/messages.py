@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from serve.dialects.base import Body
 from serve.errors import InvalidRequest, TooLarge
+from serve.headers import REQUEST_ID
 
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_FIT_FOR_A_LOG = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 async def read_body(request: Request, most: int) -> Body:
@@ -40,8 +41,8 @@ async def read_body(request: Request, most: int) -> Body:
 
 def request_id(request: Request) -> str:
     """The client's own id, if it is fit to be written into a log, else a new one."""
-    given = request.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+    given = request.headers.get(REQUEST_ID, "")
+    return given if _FIT_FOR_A_LOG.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
 def json_response(

@@ -11,8 +11,8 @@ from serve import __version__
 from serve.dialects import DIALECTS, agent, by_path, schemas
 from serve.dialects.base import Dialect, Doc
 from serve.dialects.schemas import Schema
+from serve.headers import TRUNCATED
 from serve.openapi_errors import (
-    CUT_HEADER,
     EXAMPLE_ID,
     HEADERS,
     SCORING,
@@ -99,7 +99,7 @@ def _scoring(sharing: Sequence[Dialect]) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "The scores.",
-                "headers": headers(CUT_HEADER),
+                "headers": headers(TRUNCATED),
                 "content": _content(sharing, "Answer", answers),
             },
             **error_responses(SCORING, variants(sharing)),

@@ -18,14 +18,13 @@ from serve.errors import (
     Unauthorized,
     Unavailable,
 )
+from serve.headers import REQUEST_ID, TRUNCATED
 
 Json = dict[str, object]
 Variant = tuple[str, Callable[[RequestError, str], object]]  # a schema's name, and who renders it
 
 EXAMPLE_ID = "5f0c9c3e8a6b4f6d9f3d1c2b7a8e9d01"
 DEFAULT: Variant = ("Error", render_error)
-REQUEST_ID = "x-request-id"
-CUT_HEADER = "x-rerank-truncated"  # indices of texts that the model did not read whole
 HEADERS: Mapping[str, Schema] = {
     REQUEST_ID: {
         "description": "The request's own `x-request-id`, if it is of 1 to 128 visible ASCII"
@@ -34,7 +33,7 @@ HEADERS: Mapping[str, Schema] = {
         "schema": {"type": "string", "minLength": 1, "maxLength": 128},
         "example": EXAMPLE_ID,
     },
-    CUT_HEADER: {
+    TRUNCATED: {
         "description": "The indices of texts that the model did not read whole (500 at most); not"
         " there when it read them all.",
         "schema": {"type": "string", "pattern": "^[0-9]+(,[0-9]+)*$"},

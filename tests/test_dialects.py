@@ -49,6 +49,9 @@ def test_no_dialect_passes_over_an_option_of_another(dialect: Dialect):
     assert parse(raw_scores=True).raw
     assert parse(use_activation=False, raw_scores=False).raw
     assert parse(max_chunks_per_doc=3).max_chunks == 3
+    for name in ("truncate", "use_activation"):  # read, whatever its other word says
+        with pytest.raises(InvalidRequest, match=name):
+            parse(truncation=False, raw_scores=True, **{name: {}})
     for name in ("relevant_spans", "rewrite_query"):
         with pytest.raises(InvalidRequest, match="is not offered"):
             parse(**{name: True})

@@ -300,6 +300,7 @@ def test_keys_guard_every_route_but_health(tmp_path: Path):
         for headers in (
             {"authorization": "Bearer secret-1"},
             {"authorization": "bearer secret-2"},
+            {"authorization": "secret-1"},
             {"x-api-key": "secret-1"},
             {"api-key": "secret-2"},
         ):
@@ -307,7 +308,6 @@ def test_keys_guard_every_route_but_health(tmp_path: Path):
         for headers in (
             {"authorization": "Bearer secret"},
             {"authorization": "Bearer "},
-            {"authorization": "secret-1"},
             {"x-api-key": ""},
             {"authorization": "Bearer wrong", "x-api-key": "secret-1"},
         ):

@@ -32,6 +32,7 @@ PURE = [
         "openapi_routes",
         "docs",
         "docs_models",
+        "headers",
         "markup",
     )
 ] + sorted((ROOT / "serve" / "dialects").glob("*.py"))

@@ -31,12 +31,17 @@ def common(body: Body) -> dict[str, Any]:
     """The canonical request's fields that do not differ between dialects."""
     refuse_left(body, "truncation_side")
     _refuse_what_is_not_offered(body)
+    # Both words for each are read, so that a bad value is told whatever the other one is.
+    cuts = [cutting(body, name) for name in ("truncation", "truncate")]
+    is_raw = [
+        boolean(body, "raw_scores", default=False),
+        not boolean(body, "use_activation", default=True),
+    ]
     return {
         "model": optional_text(body, "model"),
         "use_llm": boolean(body, "use_llm", default=False),
-        "raw": boolean(body, "raw_scores", default=False)
-        or not boolean(body, "use_activation", default=True),
-        "may_cut": all([cutting(body, "truncation"), cutting(body, "truncate")]),
+        "raw": any(is_raw),
+        "may_cut": all(cuts),
         "max_chunks": count(body, "max_chunks_per_doc") or 1,
         "request_id": optional_text(body, "request_id"),
         "options": engine_options(body),

@@ -1,0 +1,4 @@
+"""The names of our own HTTP headers."""
+
+REQUEST_ID = "x-request-id"  # the client's own, or a new one
+TRUNCATED = "x-rerank-truncated"  # indices of texts that the model did not read whole
