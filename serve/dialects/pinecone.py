@@ -1,11 +1,10 @@
 """Pinecone's rerank API: documents are objects, options stand in `parameters`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from serve.dialects import schemas
+from serve.dialects import documents, schemas
 from serve.dialects.base import Body, Dialect, Doc, Headers
-from serve.dialects.documents import document
-from serve.dialects.fields import boolean, count, documents, text
 from serve.dialects.options import common
 from serve.errors import InvalidRequest
 from serve.rerank import RerankRequest, RerankResult
@@ -22,17 +21,8 @@ def parse(body: Body) -> RerankRequest:
         parameters = {}
     if not isinstance(parameters, Mapping):
         raise InvalidRequest("parameters must be an object.", param="parameters")
-    passages, originals = documents(body, "documents")
-    return RerankRequest(
-        queries=[text(body, "query")],
-        passages=passages,
-        originals=originals,
-        fields=("query", "documents"),
-        top_n=count(body, "top_n", "top_k"),
-        is_ranked=True,
-        echo=boolean(body, "return_documents", default=True),
-        **common({**parameters, **{n: value for n, value in body.items() if value is not None}}),
-    )
+    given = {name: value for name, value in body.items() if value is not None}
+    return replace(documents.parse(body), **common({**parameters, **given}))
 
 
 def render(request: RerankRequest, result: RerankResult) -> object:
@@ -41,7 +31,7 @@ def render(request: RerankRequest, result: RerankResult) -> object:
     ]
     if request.echo:
         for item, index in zip(data, result.ranking, strict=True):
-            item["document"] = document(request, index)
+            item["document"] = documents.document(request, index)
     return {"model": result.model, "data": data, "usage": {"rerank_units": 1}}
 
 
