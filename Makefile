@@ -6,6 +6,9 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 URL ?= http://127.0.0.1:$(PORT)
 API_KEY_FILE ?=
+TLS_CERTIFICATE ?=
+TLS_KEY ?=
+FINGERPRINT ?=
 DEVICE ?=
 RECORD ?=
 FORCE ?=
@@ -14,6 +17,8 @@ TESTS ?= tests
 BIN := $(VENV)/bin
 SETUP := $(PYTHON) deploy/install.py --venv $(VENV)
 KEYS := $(if $(API_KEY_FILE),--api-key-file $(API_KEY_FILE))
+TLS := $(if $(TLS_CERTIFICATE),--tls-certificate $(TLS_CERTIFICATE)) $(if $(TLS_KEY),--tls-key $(TLS_KEY))
+PIN := $(if $(FINGERPRINT),--fingerprint $(FINGERPRINT))
 ON := $(if $(DEVICE),--device $(DEVICE))
 
 .PHONY: help install serve stop verify argv check test test-clients bench
@@ -21,19 +26,19 @@ ON := $(if $(DEVICE),--device $(DEVICE))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  variables: MODEL=$(MODEL) HOST=$(HOST) PORT=$(PORT) API_KEY_FILE=F URL=$(URL) DEVICE=cpu|gpu PYTHON=$(PYTHON) VENV=$(VENV)"
+	@echo "  variables: MODEL=$(MODEL) HOST=$(HOST) PORT=$(PORT) API_KEY_FILE=F TLS_CERTIFICATE=F TLS_KEY=F URL=$(URL) FINGERPRINT=F DEVICE=cpu|gpu PYTHON=$(PYTHON) VENV=$(VENV)"
 
 install: ## make the environment: vLLM for this machine, and all that the server needs
 	@$(SETUP)
 
 serve: install ## serve MODEL (a config's name, a YAML, a Hugging Face id, a folder)
-	@$(BIN)/python -m serve up $(MODEL) --host $(HOST) --port $(PORT) $(KEYS) $(ON)
+	@$(BIN)/python -m serve up $(MODEL) --host $(HOST) --port $(PORT) $(KEYS) $(TLS) $(ON)
 
 stop: install ## stop the server on PORT
 	@$(BIN)/python -m serve stop --port $(PORT)
 
 verify: install ## check a running server (URL=) against reference scores of MODEL (RECORD=1 writes them, FORCE=1 over old ones)
-	@$(BIN)/python -m clients.verify $(MODEL) --url $(URL) $(KEYS) $(if $(RECORD),--record) $(if $(FORCE),--force)
+	@$(BIN)/python -m clients.verify $(MODEL) --url $(URL) $(KEYS) $(PIN) $(if $(RECORD),--record) $(if $(FORCE),--force)
 
 argv: install ## print the vLLM command that MODEL stands for
 	@$(BIN)/python -m serve argv $(MODEL) $(ON)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clients import try_out
-from clients.address import address
+from clients.address import add_fingerprint, address, check_fingerprint
 from clients.bulk import command as bulk
 from clients.try_out import CLIENTS, agree
 
@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stderr is None:  # closed by whoever runs us: what is said there must not go to stdout
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # to the end
     try:
-        options = _parser(os.environ).parse_args(arguments)
+        parser = _parser(os.environ)
+        options = parser.parse_args(arguments)
+        check_fingerprint(parser, options)
         status: int = options.run(options)
     except KeyboardInterrupt:
         status = 130
@@ -58,10 +60,12 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def _add_server(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
-    add = parser.add_argument_group("the server").add_argument
+    server = parser.add_argument_group("the server")
+    add = server.add_argument
     add("--url", type=address, default=URL, help="default: %(default)s")
     add("--model", help="default: the server's")
     add("--api-key", default=environment.get("RERANK_API_KEY"), help="default: $RERANK_API_KEY")
+    add_fingerprint(server)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import argparse
 import re
 
+from clients import pin
 from clients.errors import RerankError, Unreachable
 
 RULE = "must begin with http:// or https://, and name a host"
@@ -20,6 +21,32 @@ def address(text: str) -> str:
     if not _ADDRESS.match(text):
         raise argparse.ArgumentTypeError(f"it {RULE}; not {text!r}")
     return text
+
+
+def fingerprint(text: str) -> str:
+    """The type of --fingerprint. Raises ArgumentTypeError."""
+    try:
+        return pin.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_fingerprint(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Adds --fingerprint, which `check_fingerprint` looks at once --url is known."""
+    parser.add_argument(
+        "--fingerprint",
+        type=fingerprint,
+        metavar="SHA256",
+        help="of the one certificate to trust, as `openssl x509 -fingerprint -sha256` prints it",
+    )
+
+
+def check_fingerprint(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Ends the command (exit 2) where --fingerprint does not go with --url."""
+    try:
+        pin.check(options.url, options.fingerprint)
+    except ValueError as error:
+        parser.error(f"argument --fingerprint: {error}")
 
 
 def told(error: RerankError, url: str) -> str:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import requests
 
+from clients import pin
 from clients.compare import PLAIN, Observed, Scored, find_name
-from clients.errors import why
+from clients.errors import is_tls_refusal, why
+from clients.requests_client import session
 from clients.wire import TIMEOUT_S
 
 # Gets a path, or posts a body to it if that is not None; the answer's JSON. Raises NotAsked.
@@ -49,9 +51,17 @@ _REMEDIES: Mapping[int, str] = {
 }
 
 
-def http_fetch(base_url: str, api_key: str | None = None, timeout_s: float = TIMEOUT_S) -> Fetch:
-    """A Fetch over `requests`; `timeout_s` bounds each wait: to connect, between bytes."""
-    http = requests.Session()
+def http_fetch(
+    base_url: str,
+    api_key: str | None = None,
+    timeout_s: float = TIMEOUT_S,
+    fingerprint: str | None = None,
+) -> Fetch:
+    """A Fetch over `requests`; `timeout_s` bounds each wait: to connect, between bytes.
+
+    Raises ValueError for a `fingerprint` that is none, or one of an address without TLS.
+    """
+    http = session(pin.check(base_url, fingerprint))
     if api_key:
         token = b"Bearer " + api_key.encode()
 
@@ -150,6 +160,8 @@ def read_scores(path: str, answer: object, count: int) -> list[float]:
 def _unreached(base_url: str, error: Exception) -> str:
     if isinstance(error, requests.Timeout) and not isinstance(error, requests.ConnectTimeout):
         return f"{base_url} gave no answer in time: try again, or see the server's log"
+    if is_tls_refusal(error):
+        return f"{base_url} cannot be reached: {why(error)}"
     return (
         f"{base_url} cannot be reached: start it with `make serve`, or name another with --url"
         f" ({why(error)})"

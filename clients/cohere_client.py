@@ -9,6 +9,7 @@ import cohere.core
 import httpx
 import pydantic
 
+from clients import pin
 from clients.errors import BadAnswer, BadRequest, RerankError, Unreachable, refusal
 from clients.httpx_errors import from_httpx
 from clients.reranker import Reranker
@@ -30,10 +31,12 @@ BELOW = (
 class CohereReranker(Reranker):
     """A connection through this SDK, as `Reranker` describes."""
 
-    def connect(self, base_url: str, api_key: str | None, timeout_s: float) -> None:
+    def connect(
+        self, base_url: str, api_key: str | None, timeout_s: float, fingerprint: str | None
+    ) -> None:
         with mapped(base_url, self._clock):
             # Ours, since the SDK cannot close its own.
-            self._http = httpx.Client(timeout=timeout_s)
+            self._http = httpx.Client(timeout=timeout_s, verify=pin.trust(fingerprint))
             self._client = cohere.ClientV2(
                 api_key or NO_KEY, base_url=base_url, timeout=timeout_s, httpx_client=self._http
             )

@@ -19,6 +19,7 @@ engine answers the same pairs with the same fault.
 """
 
 import json
+import ssl
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
@@ -26,6 +27,8 @@ TRIED_AGAIN = frozenset({429, 502, 503})
 ENGINE_FAULT = "engine_fault"
 LONGEST_QUOTE = 500  # characters of an answer that is not ours
 SYSTEM = frozenset({"builtins", "socket", "ssl", "http.client"})  # whose words are short
+# What OpenSSL says, by its versions, of an answer in plain HTTP.
+NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
 
 
 class RerankError(Exception):
@@ -140,15 +143,32 @@ def _kind(status: int) -> type[Refused]:
 def why(error: BaseException) -> str:
     """Why there is no connection: the system's own words, if it said any. Those of what is around
     them name addresses and objects over and over."""
+    said = _of_the_system(error)
+    if said is None:
+        return str(error)[:LONGEST_QUOTE] or type(error).__name__
+    if getattr(said, "reason", None) in NO_TLS:
+        return "what answers there speaks no TLS: is its address one with http://, or another port?"
+    return said.strerror or str(said) or type(said).__name__
+
+
+def is_tls_refusal(error: BaseException) -> bool:
+    """Whether a certificate or the other's TLS is at fault, which stays so; a connection that
+    broke off in the middle of it is another matter."""
+    said = _of_the_system(error)
+    return isinstance(said, ssl.SSLError) and not isinstance(said, ssl.SSLEOFError)
+
+
+def _of_the_system(error: BaseException) -> OSError | None:
+    """The system's own exception, of which SDKs made theirs."""
     inner: BaseException | None = error
     for _ in range(9):  # deeper than any goes
         if inner is None:
             break
         if isinstance(inner, OSError) and type(inner).__module__ in SYSTEM:
-            return inner.strerror or str(inner) or type(inner).__name__
+            return inner
         nested = (inner.__cause__, *inner.args)
         inner = next((part for part in nested if isinstance(part, BaseException)), None)
-    return str(error)[:LONGEST_QUOTE] or type(error).__name__
+    return None
 
 
 def retry_after(header: str | None, date: str | None, *, now: float) -> float | None:

@@ -2,7 +2,7 @@
 
 import httpx
 
-from clients.errors import BadAnswer, RerankError, TimedOut, Unreachable, why
+from clients.errors import BadAnswer, RerankError, TimedOut, Unreachable, is_tls_refusal, why
 
 LOST = (  # nothing was sent, or the answer broke off: the server is not at work on it any more
     httpx.ConnectTimeout,
@@ -18,4 +18,5 @@ def from_httpx(error: BaseException, url: str) -> RerankError:
         return TimedOut(f"{url} gave no answer in time")
     if isinstance(error, httpx.DecodingError):
         return BadAnswer(f"{url} answers what cannot be decoded: {error}")
-    return Unreachable(f"{url} cannot be reached: {why(error)}", again=isinstance(error, LOST))
+    again = isinstance(error, LOST) and not is_tls_refusal(error)
+    return Unreachable(f"{url} cannot be reached: {why(error)}", again=again)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import httpx
 import openai
 
+from clients import pin
 from clients.errors import BadAnswer, RerankError, TimedOut, refusal
 from clients.httpx_errors import from_httpx
 from clients.reranker import AsyncReranker, Reranker
@@ -20,14 +21,17 @@ NO_KEY = "none"  # the SDK wants one; a server without keys does not look
 class OpenAIReranker(Reranker):
     """A connection through this SDK, as `Reranker` describes."""
 
-    def connect(self, base_url: str, api_key: str | None, timeout_s: float) -> None:
+    def connect(
+        self, base_url: str, api_key: str | None, timeout_s: float, fingerprint: str | None
+    ) -> None:
         with mapped(base_url, self._clock):
+            http = httpx.Client(timeout=timeout_s, verify=pin.trust(fingerprint))
             self._client = openai.OpenAI(
                 base_url=base_url + "/v1",
                 api_key=api_key or NO_KEY,
                 timeout=timeout_s,
                 max_retries=0,  # ours: the SDK sends again what timed out
-                http_client=httpx.Client(timeout=timeout_s),  # type: ignore[arg-type,unused-ignore]
+                http_client=http,  # type: ignore[arg-type,unused-ignore]
             )
 
     def send(self, path: str, body: dict[str, object]) -> Answer:
@@ -41,14 +45,17 @@ class OpenAIReranker(Reranker):
 class AsyncOpenAIReranker(AsyncReranker):
     """A connection through this SDK's async client, as `AsyncReranker` describes."""
 
-    def connect(self, base_url: str, api_key: str | None, timeout_s: float) -> None:
+    def connect(
+        self, base_url: str, api_key: str | None, timeout_s: float, fingerprint: str | None
+    ) -> None:
         with mapped(base_url, self._clock):
+            http = httpx.AsyncClient(timeout=timeout_s, verify=pin.trust(fingerprint))
             self._client = openai.AsyncOpenAI(
                 base_url=base_url + "/v1",
                 api_key=api_key or NO_KEY,
                 timeout=timeout_s,
                 max_retries=0,
-                http_client=httpx.AsyncClient(timeout=timeout_s),  # type: ignore[arg-type,unused-ignore]
+                http_client=http,  # type: ignore[arg-type,unused-ignore]
             )
 
     async def send(self, path: str, body: dict[str, object]) -> Answer:

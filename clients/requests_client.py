@@ -1,9 +1,22 @@
 """The client that needs `requests` alone."""
 
+import ssl
+from typing import Any
+
 import requests
 import urllib3
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from clients.errors import BadAnswer, RerankError, TimedOut, Unreachable, refusal, why
+from clients import pin
+from clients.errors import (
+    BadAnswer,
+    RerankError,
+    TimedOut,
+    Unreachable,
+    is_tls_refusal,
+    refusal,
+    why,
+)
 from clients.reranker import Reranker
 from clients.retry import with_retries
 from clients.wire import CUT_HEADER, Answer
@@ -20,12 +33,23 @@ _HOPELESS = (  # the address, a header or a certificate is at fault, and stays s
 )
 
 
+def session(fingerprint: str | None) -> requests.Session:
+    """One that speaks with the server of this certificate alone; without it, with any as usual."""
+    http = requests.Session()
+    if fingerprint is not None:
+        http.adapters.clear()  # nothing is sent in the clear, whatever asks for it
+        http.mount("https://", _Pinned(fingerprint))
+    return http
+
+
 class RerankClient(Reranker):
     """A connection through `requests`, as `Reranker` describes."""
 
-    def connect(self, base_url: str, api_key: str | None, timeout_s: float) -> None:
+    def connect(
+        self, base_url: str, api_key: str | None, timeout_s: float, fingerprint: str | None
+    ) -> None:
         self._url, self._timeout_s = base_url, timeout_s
-        self._http = requests.Session()
+        self._http = session(fingerprint)
         if api_key:
             self._http.auth = _Bearer(api_key)
 
@@ -80,6 +104,32 @@ class _Bearer(requests.auth.AuthBase):
         return request
 
 
+class _Pinned(requests.adapters.HTTPAdapter):
+    """Connections by `pin.context`, directly and through proxies' tunnels."""
+
+    def __init__(self, fingerprint: str) -> None:
+        # The second one checks the same again; without it urllib3 warns of a check that it misses.
+        self._pool: dict[str, Any] = {
+            "ssl_context": pin.context(fingerprint),
+            "assert_fingerprint": fingerprint.removeprefix("sha256:"),
+        }
+        super().__init__()
+
+    def init_poolmanager(
+        self, connections: int, maxsize: int, block: bool = False, **named: Any
+    ) -> None:
+        super().init_poolmanager(connections, maxsize, block, **named, **self._pool)
+
+    def proxy_manager_for(self, proxy: str, **named: Any) -> Any:
+        if proxy.lower().startswith("https:"):  # it has a certificate of its own, signed as usual
+            named["proxy_ssl_context"] = ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
+        return super().proxy_manager_for(proxy, **named)
+
+    def send(self, *arguments: Any, **named: Any) -> requests.Response:
+        # No authority counts, those of REQUESTS_CA_BUNDLE neither, which Session makes of False.
+        return super().send(*arguments, **{**named, "verify": False})
+
+
 def _json(answer: requests.Response, url: str) -> object:
     try:
         return answer.json()
@@ -97,5 +147,6 @@ def from_requests(error: Exception, url: str) -> RerankError:
     if (isinstance(error, requests.Timeout) or stalled) and not is_connect:
         return TimedOut(f"{url} gave no answer in time")
     lost = isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError)
-    again = (lost or is_connect) and not isinstance(error, _HOPELESS)
+    hopeless = isinstance(error, _HOPELESS) or is_tls_refusal(error)
+    again = (lost or is_connect) and not hopeless
     return Unreachable(f"{url} cannot be reached: {why(error)}", again=again)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self, Unpack
 
-from clients import wire
+from clients import pin, wire
 from clients.address import check_address
 from clients.retry import Clock, Retry, with_retries, with_retries_async
 from clients.wire import TIMEOUT_S, Answer, Options, Ranked
@@ -24,6 +24,7 @@ class Reranker(ABC):
         *,
         model: str | None = None,
         api_key: str | None = None,
+        fingerprint: str | None = None,
         timeout_s: float = TIMEOUT_S,
         retry: Retry = RETRY,
         clock: Clock = CLOCK,
@@ -32,17 +33,22 @@ class Reranker(ABC):
         """`base_url` is `http://HOST:PORT`; `model` None asks for the server's default;
         `timeout_s` bounds each wait of a try (for the connection, for the answer's first byte, for
         each next one) and not the whole; `clock` and `sleep` (seconds) are what retries go by.
-        Raises ValueError for an address without a scheme and for a wrong time-out."""
+        `fingerprint` is the SHA-256 of the certificate that the server must have, and then nothing
+        else of it counts (`clients/pin.py`): any other server is Unreachable, and is sent nothing.
+        Raises ValueError for an address without a scheme, for a wrong time-out or fingerprint, and
+        for a fingerprint of an address without TLS."""
         check_address(base_url)
         wire.check_timeout(timeout_s)
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self.model = model
         self._retry, self._clock, self._sleep = retry, clock, sleep
-        self.connect(self.base_url, api_key, timeout_s)
+        self.connect(self.base_url, api_key, timeout_s, pin.check(base_url, fingerprint))
 
     @abstractmethod
-    def connect(self, base_url: str, api_key: str | None, timeout_s: float) -> None:
-        """Makes the underlying client."""
+    def connect(
+        self, base_url: str, api_key: str | None, timeout_s: float, fingerprint: str | None
+    ) -> None:
+        """Makes the underlying client, which trusts that certificate alone, if one is named."""
 
     @abstractmethod
     def send(self, path: str, body: dict[str, object]) -> Answer:
@@ -95,6 +101,7 @@ class AsyncReranker(ABC):
         *,
         model: str | None = None,
         api_key: str | None = None,
+        fingerprint: str | None = None,
         timeout_s: float = TIMEOUT_S,
         retry: Retry = RETRY,
         clock: Clock = CLOCK,
@@ -106,11 +113,13 @@ class AsyncReranker(ABC):
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self.model = model
         self._retry, self._clock, self._sleep = retry, clock, sleep
-        self.connect(self.base_url, api_key, timeout_s)
+        self.connect(self.base_url, api_key, timeout_s, pin.check(base_url, fingerprint))
 
     @abstractmethod
-    def connect(self, base_url: str, api_key: str | None, timeout_s: float) -> None:
-        """Makes the underlying client."""
+    def connect(
+        self, base_url: str, api_key: str | None, timeout_s: float, fingerprint: str | None
+    ) -> None:
+        """Makes the underlying client, which trusts that certificate alone, if one is named."""
 
     @abstractmethod
     async def send(self, path: str, body: dict[str, object]) -> Answer:

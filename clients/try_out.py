@@ -53,7 +53,11 @@ def run(options: argparse.Namespace) -> int:
     for name in names:
         try:
             with CLIENTS[name](
-                options.url, model=options.model, api_key=options.api_key, retry=NEVER
+                options.url,
+                model=options.model,
+                api_key=options.api_key,
+                fingerprint=options.fingerprint,
+                retry=NEVER,
             ) as client:
                 answers[name] = client.rerank(options.query, passages)
         except RerankError as error:

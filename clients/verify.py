@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from clients.address import add_fingerprint, check_fingerprint
 from clients.ask import Fetch, NotAsked, Question, http_fetch, observe
 from clients.compare import (
     PLAIN,
@@ -45,6 +46,7 @@ def verify(
     *,
     model: str | None = None,
     api_key: str | None = None,
+    fingerprint: str | None = None,
     tolerance: float | None = None,
     fetch: Fetch | None = None,
 ) -> Report:
@@ -54,7 +56,7 @@ def verify(
     used in place of that of the dtypes; `fetch` in place of HTTP.
     """
     questions = [(example.query, example.passages) for example in reference.examples]
-    fetch = fetch or http_fetch(base_url, api_key)
+    fetch = fetch or http_fetch(base_url, api_key, fingerprint=fingerprint)
     observed = observe(fetch, model or reference.model, questions)
     return compare(reference, observed, model=model, tolerance=tolerance)
 
@@ -66,6 +68,7 @@ def record(
     *,
     dtype: str | None = None,
     api_key: str | None = None,
+    fingerprint: str | None = None,
     fetch: Fetch | None = None,
 ) -> tuple[Reference, Report]:
     """The server's scores as a reference, and how they hold against themselves: a server whose
@@ -73,7 +76,8 @@ def record(
 
     Raises NotAsked, and BadReference when the model is not served or nobody tells the dtype.
     """
-    observed = observe(fetch or http_fetch(base_url, api_key), model, questions)
+    fetch = fetch or http_fetch(base_url, api_key, fingerprint=fingerprint)
+    observed = observe(fetch, model, questions)
     name = find_name(model, observed.served)
     if name is None:
         served = ", ".join(observed.served)
@@ -115,22 +119,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     path = options.reference or path_for(options.model)
-    key = api_key(options.api_key_file, environment)
+    server = {
+        "api_key": api_key(options.api_key_file, environment),
+        "fingerprint": options.fingerprint,
+    }
     model = model_name(options.model)
     extra: dict[str, object] = {"reference": str(path), "url": options.url}
     if options.record:
         refuse_overwrite(path, force=options.force)
         reference, report = record(
-            options.url, model, _questions(options, path), dtype=options.dtype, api_key=key
+            options.url, model, _questions(options, path), dtype=options.dtype, **server
         )
         if report.ok:
             write_reference(path, reference, force=options.force)
         extra["recorded"] = report.ok
     else:
         reference = _reference(path, options.model, model)
-        report = verify(
-            options.url, reference, model=model, api_key=key, tolerance=options.tolerance
-        )
+        report = verify(options.url, reference, model=model, tolerance=options.tolerance, **server)
     print(report.table())
     if options.record:
         print(f"recorded {path}" if report.ok else "nothing is recorded: a check does not hold")
@@ -210,6 +215,7 @@ def _tolerance(text: str) -> float:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options = parser.parse_args(arguments)
+    check_fingerprint(parser, options)
     if not options.record and (options.examples or options.dtype or options.force):
         parser.error("--examples, --dtype and --force go with --record alone")
     if options.record and options.tolerance is not None:
@@ -225,6 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--reference", type=Path, metavar="FILE", help="default: configs/reference/MODEL.json")
     add("--tolerance", type=_tolerance, metavar="X", help="default: by the dtypes")
     add("--api-key-file", type=Path, metavar="FILE", help="its first key; or $RERANK_API_KEY")
+    add_fingerprint(parser)
     add("--json", action="store_true", help="also print the report as JSON, on the last line")
     add("--record", action="store_true", help="write the server's scores to the reference file")
     add("--examples", type=Path, metavar="JSONL", help="record these {query, passages}")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import uvloop
 
-from serve import __version__, argv, home, machine, server, shelf, stack_yaml, weights
+from serve import __version__, argv, home, machine, server, shelf, stack_yaml, tls, weights
 from serve.auth import read_keys
 from serve.errors import ConfigError, StartError
 from serve.fleet import SOCKET_NAME, Program
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def up(options: argparse.Namespace) -> int:
     """Serves a model or a stack of models until it is told to stop."""
+    speaks = tls.context(options.tls_certificate, options.tls_key)
     served = _stack(options)
     keys = _keys(options.api_key_file, os.environ)
     if not keys and options.host not in LOOPBACK:
@@ -59,6 +60,7 @@ def up(options: argparse.Namespace) -> int:
             device=options.device or machine.device(),
             environment={k: v for k, v in os.environ.items() if k not in _NOT_INHERITED},
         ),
+        tls=speaks,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server.run(served, settings))
@@ -156,14 +158,21 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("up", "argv"):
             _add_vllm(command)
         if name == "up":
-            command.add_argument("--host", default="127.0.0.1", help="address to listen on")
-            command.add_argument(
-                "--api-key-file",
-                type=Path,
-                metavar="F",
-                help=f"file with one API key a line; {KEY_VARIABLE} in the environment is another",
-            )
+            _add_listening(command)
     return parser
+
+
+def _add_listening(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    command.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="F",
+        help=f"file with one API key a line; {KEY_VARIABLE} in the environment is another",
+    )
+    for option, holds in ((tls.CERTIFICATE, "certificate (and chain)"), (tls.KEY, "private key")):
+        words = f"PEM file with the server's {holds}: HTTPS alone is spoken, TLS 1.2 or newer"
+        command.add_argument(option, type=Path, metavar="FILE", help=words)
 
 
 def _port(text: str) -> int:

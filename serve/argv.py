@@ -73,6 +73,12 @@ def build(
     return Command((*vllm, *_arguments(own), *_arguments(flags)), env)
 
 
+def plain(model: Model) -> list[str]:
+    """The flags of vLLM alone for a model on a GPU: nothing that the gateway needs of it."""
+    own = {"model": model.model, "revision": model.revision, "served-model-name": model.names}
+    return [*_arguments(own), *_arguments(model.on("gpu").vllm)]
+
+
 def _arguments(flags: Mapping[str, object]) -> Iterator[str]:
     """`--flag value` for each entry, by the type of the value alone.
 

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Options:
     keys: Sequence[str]
     run_dir: Path
     program: fleet.Program
+    tls: ssl.SSLContext | None = None  # without it, plain HTTP
 
 
 class _HttpServer(uvicorn.Server):
@@ -70,17 +72,19 @@ async def run(stack: Stack, options: Options) -> None:
             )
             resources.callback(member.pool.close)
             members.append(member)
-            log.info("%s on %s; vLLM's log: %s", model.name, _url(listener), log_file)
+            log.info("%s on %s; vLLM's log: %s", model.name, _url(listener, options.tls), log_file)
             if device == "cpu" and model.llm:
                 log.warning("%s: an LLM reranker is slow on a CPU; no GPU is used", model.name)
         catalog = Catalog(stack, [member.pool for member in members])
         gateway = Gateway(catalog, keys=Keys(options.keys))
         grace_s = max(model.limits.stop_timeout_s for model in stack.models)
         async with aclosing(gateway):
-            await _until_stopped(gateway, listener, fleet.run(members), grace_s, stopping)
+            server = _HttpServer(_http_config(gateway, options.tls))
+            await _until_stopped(server, gateway, listener, fleet.run(members), grace_s, stopping)
 
 
 async def _until_stopped(
+    server: uvicorn.Server,
     gateway: Gateway,
     listener: socket.socket,
     engines: Coroutine[None, None, None],
@@ -88,7 +92,6 @@ async def _until_stopped(
     stopping: asyncio.Event,
 ) -> None:
     """Runs gateway and engines until a signal comes or they fail, then ends them."""
-    server = _HttpServer(_http_config(gateway))
     http = asyncio.create_task(server.serve(sockets=[listener]))
     supervision = asyncio.create_task(engines)
     signalled = asyncio.create_task(stopping.wait())
@@ -152,8 +155,8 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def _http_config(gateway: Gateway) -> uvicorn.Config:
-    return uvicorn.Config(
+def _http_config(gateway: Gateway, tls: ssl.SSLContext | None) -> uvicorn.Config:
+    config = uvicorn.Config(
         gateway,
         loop="none",
         http=Protocol,
@@ -166,8 +169,12 @@ def _http_config(gateway: Gateway) -> uvicorn.Config:
         timeout_graceful_shutdown=5,
         backlog=BACKLOG,
     )
+    config.load()  # which sets `ssl` from paths, if at all
+    config.ssl = tls
+    return config
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, tls: ssl.SSLContext | None) -> str:
+    scheme = "https" if tls else "http"
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -50,13 +50,14 @@ class Device:
 @dataclass(frozen=True)
 class Hardware:
     """What the model needs. On a CPU `memory_gib` is checked before a start; the rest is for
-    whoever chooses a machine."""
+    whoever chooses a machine, as `python -m deploy vast` does. 0 is "not said"."""
 
     memory_gib: float = field(default=0.0, metadata={"min": 0})  # on a CPU; 0: not checked
     gpu_memory_gib: float = field(default=0.0, metadata={"min": 0})
     disk_gib: float = field(default=0.0, metadata={"min": 0})
+    download_gb: float = field(default=0.0, metadata={"min": 0})  # of weights, before it can serve
     compute_capability: float = field(default=0.0, metadata={"min": 0})
-    cuda: float = field(default=0.0, metadata={"min": 0})
+    cuda: float = field(default=0.0, metadata={"min": 0})  # that the GPU's driver must know
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """Several models behind one address, and how their engines share one machine."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from serve.errors import ConfigError
-from serve.spec import DeviceKind, Model
+from serve.spec import DeviceKind, Hardware, Model
 
 MEMORY_FLAG = "gpu-memory-utilization"
 VLLM_GPU_MEMORY = 0.92  # what vLLM takes of a GPU's memory unless told otherwise
@@ -41,11 +41,26 @@ class Stack:
     cascades: Mapping[str, Cascade] = field(default_factory=dict)
     unknown_model: UnknownModel = "refuse"
     shares: Mapping[str, Entry] = field(default_factory=dict)
+    hardware: Hardware = field(default_factory=Hardware)  # of all together, where the YAML says it
 
     @classmethod
     def of(cls, model: Model) -> "Stack":
         """A stack of one model."""
         return cls((model,), default=model.name, llm=model.name if model.llm else None)
+
+    @property
+    def needs(self) -> Hardware:
+        """What one machine for all the models needs: what the stack's YAML says, else the sum of
+        their memories, disks and downloads, and the highest of their versions."""
+        highest = ("compute_capability", "cuda")
+        together = {
+            key.name: (max if key.name in highest else sum)(
+                getattr(model.hardware, key.name) for model in self.models
+            )
+            for key in fields(Hardware)
+        }
+        said = {key: value for key, value in vars(self.hardware).items() if value}
+        return Hardware(**{**together, **said})
 
     def on(self, device: DeviceKind, cores: Sequence[int]) -> "Stack":
         """The stack with each model's share of one machine, whose CPU cores are `cores`.

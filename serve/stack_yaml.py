@@ -8,10 +8,11 @@ models:
 default: bge-reranker-v2-m3                     # who answers a request that names no model
 llm: bge-reranker-v2-gemma                      # who answers `use_llm: true`
 unknown_model: refuse                           # 404; or `default`: the default answers
+hardware: {gpu_memory_gib: 22}                  # what all of them need, if it is not the sum
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -19,7 +20,7 @@ import yaml
 from serve import shelf
 from serve.errors import ConfigError
 from serve.reader import Reader, compose, nearest
-from serve.spec import Model, absolute, check_name, is_path
+from serve.spec import Hardware, Model, absolute, check_name, is_path
 from serve.stack import Cascade, Entry, Stack, UnknownModel, check_gpu_memory
 
 
@@ -31,6 +32,7 @@ class StackFile:
     default: str | None = None  # unset: the first
     llm: str | None = None  # unset: the one whose spec says `llm: true`
     unknown_model: UnknownModel = "refuse"
+    hardware: Hardware = field(default_factory=Hardware)  # unset keys: the models' together
 
 
 def find(wanted: str, configs: Path = shelf.CONFIGS) -> Stack:
@@ -80,6 +82,7 @@ def load(path: Path, configs: Path = shelf.CONFIGS) -> Stack:
         cascades=cascades,
         unknown_model=file.unknown_model,
         shares={name: entry for name, entry in file.models.items() if name not in cascades},
+        hardware=file.hardware,
     )
 
 

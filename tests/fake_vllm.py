@@ -7,6 +7,8 @@ How it starts is said by environment variables, how it answers by the first word
     FAKE_LIFE_S    seconds after which it dies
     FAKE_STUBBORN  1: it and its child ignore SIGTERM
     FAKE_DELAY_S   seconds before each answer
+    FAKE_SCORES    shared: the share of the query's words that a passage has too; unshared: of those
+                   that it has not. Unset: any value
     query          !die | !hang | !drop | !nan | !inf | !null | !short | !garbage | !400 … !503
 """
 
@@ -24,6 +26,9 @@ JSON_HEADERS = b"content-type: application/json\r\n"
 
 def logit(query: str, passage: str) -> float:
     """What this engine thinks of a pair: any value of -12..12, the same every time."""
+    if wish := os.environ.get("FAKE_SCORES"):
+        words, found = set(query.lower().strip("?").split()), set(passage.lower().split())
+        return len(words & found if wish == "shared" else words - found) / len(words)
     return zlib.crc32(f"{query}\0{passage}".encode()) / 2**32 * 24 - 12
 
 

@@ -16,7 +16,7 @@ import requests
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "secret"  # of the fixture `keyed_server`
 FAKE_ENGINE = f"{sys.executable} {ROOT / 'tests' / 'fake_vllm.py'}"
-_URL = re.compile(r"on (http://\S+);")
+_URL = re.compile(r"on (https?://\S+);")
 
 
 class Server:
@@ -29,7 +29,10 @@ class Server:
         *options: str,
         vllm: str | None = FAKE_ENGINE,
         env: Mapping[str, str] | None = None,
+        trusting: Path | None = None,
     ) -> None:
+        """`trusting` is the certificate of a server that speaks HTTPS."""
+        self.trusting = str(trusting) if trusting else None
         self.output = work / "serve.log"
         self.run_dir = Path(tempfile.mkdtemp(prefix="rerank-"))  # short, as Unix sockets need it
         self.arguments = [str(config), "--port", "0", "--run-dir", str(self.run_dir), *options]
@@ -90,12 +93,14 @@ class Server:
             return False
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> requests.Response:
-        return requests.get(self.url + path, timeout=30, headers=headers)
+        return requests.get(self.url + path, timeout=30, headers=headers, verify=self.trusting)
 
     def post(
         self, path: str, body: object, headers: Mapping[str, str] | None = None
     ) -> requests.Response:
-        return requests.post(self.url + path, json=body, timeout=120, headers=headers)
+        return requests.post(
+            self.url + path, json=body, timeout=120, headers=headers, verify=self.trusting
+        )
 
     def rerank(self, query: str, passages: Sequence[str]) -> list[float]:
         """The simple route's scores."""

@@ -433,7 +433,7 @@ def test_scores_that_do_not_hold_are_not_recorded(
     path, own = tmp_path / "fake.json", tmp_path / "own.jsonl"
     own.write_text('{"query": "q", "passages": ["a", "b", "c"]}')
     bad = Fake([math.nan, 0.1, 0.5], dtype="float32")
-    monkeypatch.setattr("clients.verify.http_fetch", lambda url, key: bad)
+    monkeypatch.setattr("clients.verify.http_fetch", lambda url, key, fingerprint: bad)
     command = ["fake", "--record", "--json", "--reference", str(path), "--examples", str(own)]
     assert main(command) == 1 and not path.exists()
     printed = capsys.readouterr().out

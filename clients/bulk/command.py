@@ -170,6 +170,7 @@ def _server(options: argparse.Namespace, stop: Stop) -> Server:
         return RerankClient(
             options.url,
             api_key=options.api_key,
+            fingerprint=options.fingerprint,
             timeout_s=options.timeout,
             retry=retry,
             sleep=stop.sleep,

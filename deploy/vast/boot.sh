@@ -1,0 +1,115 @@
+#!/bin/bash
+# What runs in a rented instance, in place of the image's own entry point. Lines with comments are
+# left out when it is sent, since Vast.ai bounds its length. What it says begins with
+# "rerank-serve: "; the launcher reads that in the instance's log.
+set -uo pipefail
+umask 077
+[ -z "${RERANK_OUTPUT:-}" ] || exec >"$RERANK_OUTPUT" 2>&1
+home=${RERANK_HOME:-/var/lib/rerank-serve}
+say() { echo "rerank-serve: $*"; }
+# The last words. With an end set, the container must live to see it: an instance whose container
+# is gone still costs its disk. Unless it was told to stop.
+end() {
+  say "ended with status $1"
+  [ -n "${stopping:-}" ] || [ -z "${RERANK_UNTIL:-}" ] || wait "$clock"
+  exit "$1"
+}
+
+# Its end: the instance destroys itself, with the key that Vast.ai gives each instance for itself.
+if [ -n "${RERANK_UNTIL:-}" ]; then
+  python3 - <<'PY' &
+import os, time, urllib.request as web
+url = os.environ.get("VAST_URL", "https://console.vast.ai") + "/api/v0/instances/%s/" % os.environ["CONTAINER_ID"]
+headers = {"Authorization": "Bearer " + os.environ["CONTAINER_API_KEY"], "Content-Type": "application/json"}
+until = float(os.environ["RERANK_UNTIL"])
+while True:
+    while time.time() < until:
+        time.sleep(min(60, max(0.1, until - time.time())))
+    print("rerank-serve: its time is over", flush=True)
+    try:
+        web.urlopen(web.Request(url, b"{}", headers, method="DELETE"), timeout=60)
+    except Exception as error:
+        print("rerank-serve: cannot destroy itself:", error, flush=True)
+    time.sleep(20)
+PY
+  clock=$!
+fi
+
+mkdir -p "$home" && cd "$home" || end 1
+
+# The certificate: made here, so that its key leaves this machine never; kept while the address
+# stays. The log may hold earlier runs, so each says which it is. The key usage is what strict verifiers (Python 3.13) ask of one that vouches for itself.
+ip=$(echo "${PUBLIC_IPADDR:-127.0.0.1}" | tr -d '[:space:]')
+if ! openssl x509 -in certificate.pem -noout -checkip "$ip" 2>/dev/null | grep -q 'does match'; then
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \
+    -subj /CN=rerank-serve -addext "subjectAltName=IP:$ip,IP:127.0.0.1,DNS:localhost" \
+    -addext keyUsage=critical,digitalSignature,keyCertSign \
+    -keyout key.pem -out certificate.pem 2>/dev/null || end 1
+fi
+say "fingerprint sha256:$(openssl x509 -in certificate.pem -outform DER | sha256sum | cut -c1-64) run $(date +%s%N)"
+
+# Our program: sent by the launcher over this certificate, and taken only with the API key and with
+# the digest that the environment names.
+if ! echo "$RERANK_BUNDLE  program.tgz" | sha256sum -c --status 2>/dev/null; then
+  say "waiting for the program"
+  python3 - <<'PY' || end 1
+import hashlib, http.server as http, os, ssl, threading
+env = os.environ
+digest = lambda data: hashlib.sha256(data).hexdigest()
+class Handler(http.BaseHTTPRequestHandler):
+    timeout = 60
+    def answer(self, status):
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def do_PUT(self):
+        key = self.headers.get("x-api-key", "").encode("latin-1")
+        size = int(self.headers.get("content-length") or 0)
+        self.close_connection = True
+        if "sha256:" + digest(key) != env["RERANK_API_KEY"] or size > 1 << 23:
+            return self.answer(403)
+        body = self.rfile.read(size)
+        if digest(body) != env["RERANK_BUNDLE"]:
+            return self.answer(400)
+        with open("program.tgz", "wb") as file:
+            file.write(body)
+        self.answer(204)
+        threading.Thread(target=server.shutdown).start()
+    def do_GET(self):
+        self.answer(503)
+    def log_message(self, *_):
+        pass
+server = http.ThreadingHTTPServer((env["RERANK_HOST"], int(env["RERANK_PORT"])), Handler)
+server.daemon_threads = True
+tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+tls.load_cert_chain("certificate.pem", "key.pem")
+server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+server.serve_forever()
+PY
+fi
+rm -rf program && mkdir program && tar -xzf program.tgz -C program || end 1
+
+# What it needs, beside vLLM's own packages and never among them.
+lock=program/deploy/lock/gateway.txt
+if ! cmp -s $lock venv/lock.txt; then
+  say "installing"
+  rm -rf venv
+  python3 -m venv venv || uv venv --seed venv || end 1
+  venv/bin/python -m pip install -q --no-deps -r $lock || end 1
+  cp $lock venv/lock.txt
+fi
+
+say "starting"
+cd program || end 1
+../venv/bin/python -m serve up "$RERANK_MODEL" --device "$RERANK_DEVICE" \
+  --host "$RERANK_HOST" --port "$RERANK_PORT" --run-dir ../run \
+  --tls-certificate ../certificate.pem --tls-key ../key.pem \
+  --vllm "${RERANK_VLLM:-python3 -m vllm.entrypoints.launchers.api_server.entry}" &
+server=$!
+# Vast.ai ends a container with TERM to this script: the gateway finishes what is in flight.
+trap 'stopping=1; kill -TERM $server' TERM INT
+wait $server
+status=$?
+# A wait that a signal ends says so with more than 128, and the server is still at it.
+while kill -0 $server 2>/dev/null; do wait $server; status=$?; done
+end $status

@@ -1,0 +1,203 @@
+"""The command line: `python -m deploy vast up | list | status | logs | stop | start | destroy`.
+
+Exit status: 0 done, 1 not done, with one line that says why, 2 a wrong command or configuration,
+130 interrupted.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from clients.reference import BadReference
+from clients.verify import api_key
+from deploy.vast import bundle, manage, recipe, snippets
+from deploy.vast.api import Vast
+from deploy.vast.desk import Desk
+from deploy.vast.errors import DeployError, NoKey
+from deploy.vast.launch import Launch, Wish, new_key, request_of
+from deploy.vast.notes import Notes
+from deploy.vast.offers import table
+from deploy.vast.options import Verb, parser_for
+from deploy.vast.plan import clauses, needs_of, query_text
+from deploy.vast.ready import Ready
+from deploy.vast.rental import command
+from serve import stack_yaml
+from serve.errors import ConfigError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser_for(VERBS, __doc__).parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        options.command(options, os.environ)
+        return 0
+    except ConfigError as error:
+        _say(f"error: {error}")
+        return 2
+    except DeployError as error:
+        _say(f"error: {error}")
+        return 130 if isinstance(error.__cause__, KeyboardInterrupt) else 1
+    except KeyboardInterrupt:
+        _say("interrupted: nothing of it is left running but what is named above")
+        return 130
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def up(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """Rents a GPU, serves MODEL on it, and returns when it has ranked rightly."""
+    stack = stack_yaml.find(options.model)
+    needs = needs_of(stack)
+    if options.print_cli:
+        print(recipe.recipe(stack, needs))
+        return
+    wish = Wish(
+        model=stack.default,
+        needs=needs,
+        bundle=bundle.build(options.model, stack),
+        max_price=options.max_price,
+        yes=options.yes,
+        ttl_s=options.ttl,
+        tunnel=options.tunnel,
+        port=options.port,
+        local_port=options.local_port,
+        identity=options.ssh_key,
+        key=_own_key(options.api_key_file, environment),
+        hf_token=_hf_token(environment) if options.hf_token else None,
+        timeout_s=options.timeout,
+        tries=options.tries,
+        max_waste=options.max_waste,
+    )
+    if options.dry_run:
+        _dry_run(wish, environment)
+        return
+    desk = _desk(environment)
+    if wish.tunnel and not desk.vast.has_ssh_key():
+        raise DeployError(
+            "--tunnel needs an SSH key in the Vast.ai account: `vastai create ssh-key`, or add"
+            " yours on the account's page; nothing was rented"
+        )
+    _tell(Launch(desk, wish, _ask).up())
+
+
+def _dry_run(wish: Wish, environment: Mapping[str, str]) -> None:
+    """Prints what `up` would do, secrets redacted. Searches, which costs nothing."""
+    request = request_of(wish, "0", wish.key or new_key(), now=time.time()).redacted()
+    print(f"needs:   {wish.needs}")
+    print("request:", json.dumps(request, indent=1))
+    print(f"program: {len(wish.bundle.content)} bytes, sent to the instance over pinned TLS")
+    print(f"search:  {query_text(clauses(wish.needs, wish.max_price))}")
+    try:
+        launch = Launch(_desk(environment), wish, _ask)
+        print(table(launch.quotes(launch.requirements())))
+    except NoKey as error:
+        print(f"offers:  not searched: {error}")
+    print("nothing was rented")
+
+
+def _tell(ready: Ready) -> None:
+    """What the user needs from now on: all of it on standard output."""
+    deployment, access = ready.deployment, ready.access
+    key = Path(access.key_file).read_text()
+    lines = {
+        "URL": access.url,
+        "key": f"{key}   (kept in {access.key_file})",
+        "fingerprint": access.fingerprint,
+        "price": f"${deployment.hourly:.3f} an hour",
+        "destroy it": command("destroy", deployment.label),
+    }
+    print("\n".join(f"{name + ':':13}{value}" for name, value in lines.items()))
+    if deployment.local_port:
+        print(f"\nIt is reached while this runs: {command('tunnel', deployment.label)}")
+    if not ready.is_named:
+        print("\nIts certificate lacks this address: only our own client can check it.")
+    print("\n" + snippets.text(access))
+
+
+def status(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """Says what an instance is doing, what it costs, and whether it answers."""
+    print(manage.status(_desk(environment), options.name))
+
+
+def logs(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """Prints the last lines of an instance's log."""
+    print(manage.logs(_desk(environment), options.name, options.tail))
+
+
+def stop(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """Stops an instance: it computes no more, and its disk is kept and paid for."""
+    print(manage.stop(_desk(environment), options.name))
+
+
+def start(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """Starts a stopped instance and returns when it has ranked rightly."""
+    _tell(manage.start(_desk(environment), options.name))
+
+
+def destroy(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """Destroys an instance and returns when it is gone; nothing of it is paid for any more."""
+    manage.end(_desk(environment), options.name)
+
+
+def tunnel(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """Holds the SSH tunnel of an instance that was launched with --tunnel."""
+    manage.tunnel(_desk(environment), options.name)
+
+
+def list_all(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """Lists this account's rerank-serve instances and their running cost."""
+    print(manage.list_all(_desk(environment)))
+
+
+def _desk(environment: Mapping[str, str]) -> Desk:
+    state = environment.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    vast = Vast(environment.get("VAST_API_KEY") or None, environment.get("VAST_URL") or None)
+    return Desk(vast, Notes(Path(state) / "rerank-serve" / "vast"), _say)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _ask(question: str) -> bool:
+    if not sys.stdin.isatty():
+        _say(f"{question} Nobody is here to ask: give --yes or --max-price X")
+        return False
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _own_key(file: Path | None, environment: Mapping[str, str]) -> str | None:
+    """The first key of a file, or that of the environment, or None for a new one."""
+    try:
+        return api_key(file, environment)
+    except BadReference as error:
+        raise ConfigError(str(error)) from error
+
+
+def _hf_token(environment: Mapping[str, str]) -> str:
+    token = environment.get("HF_TOKEN", "").strip()
+    if not token:
+        raise ConfigError("--hf-token sends $HF_TOKEN, which is not set")
+    _say("warning: the host of the instance can read HF_TOKEN: use one that may only read")
+    return token
+
+
+VERBS: Mapping[str, Verb] = {
+    "up": up,
+    "list": list_all,
+    "status": status,
+    "logs": logs,
+    "stop": stop,
+    "start": start,
+    "destroy": destroy,
+    "tunnel": tunnel,
+}

@@ -1,0 +1,88 @@
+"""Follows an instance until it ranks rightly, or until it is clear that it will not."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from deploy.vast import instance as vast_instance
+from deploy.vast.desk import Desk
+from deploy.vast.endpoint import Endpoint, Proof
+from deploy.vast.errors import HostFailed, NotYet
+from deploy.vast.instance import STARTING, WAITING, Address, Instance, Said
+
+STALL = 0.5  # of the time for all: so long may nothing change
+# Opens the way to an instance: where it is reached, None while nothing leads there. Raises NotYet.
+Way = Callable[[Instance], AbstractContextManager[Address | None]]
+
+
+@dataclass(frozen=True)
+class Follower:
+    """What is followed, and what it is given. `earlier` is the run of its start script that its
+    log had before it was started again."""
+
+    desk: Desk
+    instance: int
+    way: Way
+    key: str
+    program: bytes
+    timeout_s: float
+    earlier: str = ""
+
+    def until_ready(self) -> Proof:
+        """Returns when it has ranked four passages rightly. Raises HostFailed."""
+        began = changed = self.desk.clock()
+        before = ""
+        while True:
+            state = self._look()
+            if isinstance(state, Proof):
+                return state
+            now = self.desk.clock()
+            if state != before:
+                self.desk.show(f"[{_minutes(now - began)}] {state}")
+                before, changed = state, now
+            if now - began > self.timeout_s:
+                raise HostFailed(f"not ready after {_minutes(now - began)} min; last: {state}")
+            if now - changed > self.timeout_s * STALL:
+                raise HostFailed(f"stalled for {_minutes(now - changed)} min; last: {state}")
+            self.desk.sleep(self.desk.poll_s)
+
+    def _look(self) -> str | Proof:
+        """What there is to see now, in words; or that it ranks."""
+        instance = self.desk.vast.show(self.instance)
+        if instance is None:
+            raise HostFailed("it is gone: Vast.ai or its host has ended it")
+        if reason := vast_instance.failure(instance):
+            raise HostFailed(reason + self._last_words())
+        if instance.status != "running":
+            return f"{instance.status or 'created'}: {instance.message or 'no word yet'}"[:200]
+        heard = vast_instance.said(self.desk.vast.logs(self.instance))
+        if heard.fingerprint is None or heard.run == self.earlier:
+            return "running: its start script has not begun"
+        if heard.ended is not None:
+            raise HostFailed(f"its server ended with status {heard.ended}: {heard.last_line}")
+        if heard.step not in (WAITING, STARTING):
+            return f"running: {heard.step or 'begins'}"
+        try:
+            return self._ask(instance, heard, heard.fingerprint)
+        except NotYet as error:
+            return f"running: {error}"
+
+    def _ask(self, instance: Instance, heard: Said, fingerprint: str) -> str | Proof:
+        """The same, of an instance that itself can be asked. Raises NotYet and HostFailed."""
+        with self.way(instance) as address:
+            if address is None:
+                return "running, but nothing leads to its port yet"
+            endpoint = Endpoint(address, fingerprint, self.key)
+            if heard.step == WAITING:
+                endpoint.send_program(self.program)
+                return "running: has our program"
+            phase = endpoint.phase()
+            return f"running: {phase}" if phase else endpoint.verify()
+
+    def _last_words(self) -> str:
+        words = vast_instance.said(self.desk.vast.logs(self.instance)).last_line
+        return f"; its log ends: {words}" if words else ""
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"

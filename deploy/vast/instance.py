@@ -1,0 +1,131 @@
+"""Pure: what Vast.ai says of an instance, and what its start script says in the log."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+DEAD = frozenset({"exited", "unknown", "offline", "frozen"})
+_FAILED = re.compile(r"\berror\b|\bfailed\b|oci runtime|permission denied", re.IGNORECASE)
+# A line of the start script's own, behind a time stamp or nothing.
+_SAID = re.compile(r"^(?:\S+ )?rerank-serve: (.+?)\s*$", re.MULTILINE)
+_BEGUN = re.compile(
+    r"^(?:\S+ )?rerank-serve: fingerprint (?P<fingerprint>sha256:[0-9a-f]{64})"
+    r" run (?P<run>\d+)\s*$",
+    re.MULTILINE,
+)
+_ENDED = re.compile(r"ended with status (\d+)")
+WAITING, STARTING = "waiting for the program", "starting"
+SSH_PORT = 22
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One rented machine. `hourly` is in dollars, `started` in seconds since 1970."""
+
+    id: int
+    label: str
+    machine: int
+    status: str  # of Vast.ai: created, loading, running, exited, …; empty before the first
+    intended: str
+    message: str
+    host: str
+    ports: Mapping[str, int]  # `8443/tcp` → the port outside
+    hourly: float
+    started: float
+
+    def address(self, port: int) -> Address | None:
+        """Where a TCP port of the inside is reached from outside, once it is."""
+        outer = self.ports.get(f"{port}/tcp")
+        return (self.host, outer) if outer and self.host else None
+
+    def cost(self, now: float) -> float:
+        """Dollars of rent so far."""
+        return max(now - self.started, 0) / 3600 * self.hourly
+
+
+def from_row(row: Mapping[str, object]) -> Instance:
+    """An instance from a row of the API, in which anything may be null."""
+
+    def text(key: str) -> str:
+        return str(row.get(key) or "").strip()
+
+    def number(key: str) -> float:
+        value = row.get(key)
+        return float(value) if isinstance(value, int | float) else 0.0
+
+    return Instance(
+        id=int(number("id")),
+        label=text("label"),
+        machine=int(number("machine_id")),
+        status=text("actual_status"),
+        intended=text("intended_status"),
+        message=" ".join(text("status_msg").split()),
+        host=text("public_ipaddr"),
+        ports=_ports(row.get("ports")),
+        hourly=number("dph_total"),
+        started=number("start_date"),
+    )
+
+
+def _ports(given: object) -> dict[str, int]:
+    """`{"8000/tcp": [{"HostIp": "0.0.0.0", "HostPort": "41610"}]}` as `{"8000/tcp": 41610}`."""
+    found = {}
+    for inner, places in given.items() if isinstance(given, Mapping) else ():
+        for place in places or ():
+            outer = str(place.get("HostPort") or "")
+            if outer.isdigit():
+                found[str(inner)] = int(outer)
+    return found
+
+
+def failure(instance: Instance) -> str | None:
+    """Why an instance will never run, as far as Vast.ai says, else None."""
+    if instance.status in DEAD:
+        return f"its status is {instance.status}" + _because(instance.message)
+    if instance.intended == "stopped":
+        return "Vast.ai stops it" + _because(instance.message)
+    if instance.status != "running" and _FAILED.search(instance.message):
+        return f"its host says: {instance.message[:300]}"
+    return None
+
+
+def _because(message: str) -> str:
+    return f" ({message[:300]})" if message else ""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the latest run of the start script has said: of its certificate, its step, its end."""
+
+    fingerprint: str | None = None
+    run: str = ""  # which run it is
+    step: str = ""
+    ended: int | None = None
+    last_line: str = ""  # what explains an end, of whoever said it
+
+
+def said(log: str) -> Said:
+    """What the log of an instance tells. It may begin with earlier runs."""
+    begun = list(_BEGUN.finditer(log))
+    if not begun:
+        return Said(last_line=_telling(log))
+    latest = begun[-1]
+    rest = log[latest.end() :]
+    steps = _SAID.findall(rest)
+    ended = _ENDED.match(steps[-1]) if steps else None
+    return Said(
+        fingerprint=latest["fingerprint"],
+        run=latest["run"],
+        step=steps[-1] if steps else "",
+        ended=int(ended[1]) if ended else None,
+        last_line=_telling(rest),
+    )
+
+
+def _telling(log: str) -> str:
+    """The last line that speaks of an error, else the last that is not the script's own."""
+    lines = [line.strip() for line in log.splitlines() if line.strip() and not _SAID.match(line)]
+    errors = [line for line in lines if "error" in line.lower()]
+    return (errors or lines or [""])[-1][:300]

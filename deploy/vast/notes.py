@@ -1,0 +1,97 @@
+"""What this machine keeps of a deployment, so that it can be used, started again and ended.
+
+ROOT/LABEL/deployment.json   what it is
+ROOT/LABEL/key               the API key, for nobody but this user
+ROOT/LABEL/authorization     the same as a header, for `curl -H @FILE`
+ROOT/LABEL/certificate.pem   the instance's certificate, once it is known
+ROOT/LABEL/program.tgz       what the instance was given, and is given again if it has lost it
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from deploy.vast.errors import DeployError
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One instance as this machine knows it. `until` is in seconds since 1970."""
+
+    label: str
+    model: str  # what clients may call it
+    port: int  # inside the instance
+    timeout_s: float  # for a start
+    hourly: float  # dollars
+    local_port: int | None = None  # of the tunnel through SSH, if that is the way to it
+    identity: str | None = None  # the private key for it; unset: what ssh finds itself
+    until: float | None = None
+    instance: int | None = None
+    fingerprint: str | None = None
+
+
+class Notes:
+    """The folder of all deployments. Raises DeployError when it cannot be used."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def begin(self, deployment: Deployment, key: str, program: bytes) -> None:
+        """Writes down a deployment, before anything of it exists."""
+        folder = self.folder(deployment.label)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.write(deployment)
+            _write(folder / "key", key.encode())
+            _write(folder / "authorization", f"Authorization: Bearer {key}\n".encode())
+            _write(folder / "program.tgz", program)
+        except OSError as error:
+            raise DeployError(
+                f"{folder} cannot be written ({error.strerror}): nothing was rented; set"
+                " XDG_STATE_HOME to a folder of yours"
+            ) from error
+
+    def write(self, deployment: Deployment, **changes: object) -> Deployment:
+        """Writes down what has changed, and gives the whole."""
+        changed = replace(deployment, **changes)  # type: ignore[arg-type]  # its own fields
+        text = json.dumps(asdict(changed), indent=1)
+        _write(self.folder(changed.label) / "deployment.json", text.encode())
+        return changed
+
+    def certificate(self, label: str, pem: str) -> Path:
+        """Writes down an instance's certificate."""
+        path = self.folder(label) / "certificate.pem"
+        _write(path, pem.encode())
+        return path
+
+    def folder(self, label: str) -> Path:
+        return self.root / label
+
+    def key(self, label: str) -> str:
+        return (self.folder(label) / "key").read_text()
+
+    def program(self, label: str) -> bytes:
+        return (self.folder(label) / "program.tgz").read_bytes()
+
+    def all(self) -> Iterator[Deployment]:
+        """What was begun here and not forgotten. Passes over what cannot be read."""
+        for file in sorted(self.root.glob("*/deployment.json")):
+            try:
+                yield Deployment(**json.loads(file.read_text()))
+            except (OSError, ValueError, TypeError):
+                continue
+
+    def forget(self, label: str) -> None:
+        """Removes what is kept of an instance that is gone."""
+        shutil.rmtree(self.folder(label), ignore_errors=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """The whole file or none of it, and nobody else's to read at any moment."""
+    new = path.with_name(path.name + ".new")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
+        file.write(content)
+    new.replace(path)
