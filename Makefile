@@ -13,6 +13,7 @@ DEVICE ?=
 RECORD ?=
 FORCE ?=
 TESTS ?= tests
+ARGS ?=
 
 BIN := $(VENV)/bin
 SETUP := $(PYTHON) deploy/install.py --venv $(VENV)
@@ -21,7 +22,7 @@ TLS := $(if $(TLS_CERTIFICATE),--tls-certificate $(TLS_CERTIFICATE)) $(if $(TLS_
 PIN := $(if $(FINGERPRINT),--fingerprint $(FINGERPRINT))
 ON := $(if $(DEVICE),--device $(DEVICE))
 
-.PHONY: help install serve stop verify argv check test test-clients bench
+.PHONY: help install serve stop verify deploy argv check test test-clients bench
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -39,6 +40,10 @@ stop: install ## stop the server on PORT
 
 verify: install ## check a running server (URL=) against reference scores of MODEL (RECORD=1 writes them, FORCE=1 over old ones)
 	@$(BIN)/python -m clients.verify $(MODEL) --url $(URL) $(KEYS) $(PIN) $(if $(RECORD),--record) $(if $(FORCE),--force)
+
+deploy: ## rent a GPU on Vast.ai and serve MODEL there (ARGS="--ttl 4h --max-price 0.40"; --help has the rest)
+	@$(SETUP) --only deploy
+	@$(BIN)/python -m deploy vast up $(MODEL) $(ARGS)
 
 argv: install ## print the vLLM command that MODEL stands for
 	@$(BIN)/python -m serve argv $(MODEL) $(ON)

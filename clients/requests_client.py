@@ -123,7 +123,7 @@ class _Pinned(requests.adapters.HTTPAdapter):
     def proxy_manager_for(self, proxy: str, **named: Any) -> Any:
         if proxy.lower().startswith("https:"):  # it has a certificate of its own, signed as usual
             named["proxy_ssl_context"] = ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
-        return super().proxy_manager_for(proxy, **named)
+        return super().proxy_manager_for(proxy, **named, **self._pool)
 
     def send(self, *arguments: Any, **named: Any) -> requests.Response:
         # No authority counts, those of REQUESTS_CA_BUNDLE neither, which Session makes of False.

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "deploy" / "lock"
 VERSIONS = ((3, 11), (3, 12), (3, 13))
 CANDIDATES = [sys.executable] + [f"python{major}.{minor}" for major, minor in VERSIONS]
-DISK_GIB = {"cpu": 5, "gpu": 16}  # what an environment takes, with room for pip's work
+# What an environment takes, with room for pip's work.
+DISK_GIB = {"cpu": 5, "gpu": 16, "deploy": 0.5}
 TORCH_CPU = "torch==2.13.0+cpu"
 
 # What pip says when something outside of us is missing, and what to do about it.
@@ -48,11 +49,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     parser.add_argument("--device", choices=("cpu", "gpu"), default=device())
     parser.add_argument("--dev", action="store_true", help="also what checks and tests need")
+    parser.add_argument("--only", choices=("deploy",), help="nothing but what this needs")
     options = parser.parse_args(arguments)
-    names = [options.device] + (["dev"] if options.dev else [])
+    main_part = options.only or options.device
+    names = [main_part] + (["deploy", "dev"] if options.dev else [])
     locks = [LOCKS / f"{name}.txt" for name in names]
     try:
-        install(options.venv, locks, disk_gib=DISK_GIB[options.device])
+        install(options.venv, locks, disk_gib=DISK_GIB[main_part])
     except InstallError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

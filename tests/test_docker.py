@@ -40,9 +40,21 @@ DOCKERFILE = (DOCKER / "Dockerfile").read_text()
 COMPOSE_FILE = DOCKER / "compose.yaml"
 PYTHON = "/opt/gateway/bin/python"
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW", re.IGNORECASE)
+# The first message of an agent, to `/mcp`, and what it reads.
+INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    },
+}
+BOTH = "application/json, text/event-stream"
 # What a checkout may hold, and must not be sent to a builder.
 PRIVATE = """.git/config .venv/bin/python .env keys.txt api-keys.txt deploy/docker/api-keys.txt
-    id_ed25519 serve/__pycache__/spec.cpython-311.pyc serve/spec.pyc configs/__pycache__/x.pyc
+    id_ed25519 serve/__pycache__/spec.cpython-311.pyc serve/__pycache__/x.nbi serve/spec.pyc
     deploy/vast/state.json deploy/lock/cpu.txt tests/conftest.py README.md""".split()
 
 
@@ -211,14 +223,12 @@ class Container:
     def until_healthy(self) -> None:
         wait_until(lambda: self.health().returncode == 0, 20, self.log.read_text)
 
-    def rerank(self, key: str = "") -> requests.Response:
-        return requests.post(
-            f"{self.url}/rerank",
-            json={"query": "which is a fruit?", "passages": ["an apple", "a hammer"]},
-            headers={"x-api-key": key},
-            timeout=30,
-            verify=str(self.trusting) if self.trusting else True,
-        )
+    def post(self, path: str, body: object, **headers: str) -> requests.Response:
+        trust = str(self.trusting) if self.trusting else True
+        return requests.post(self.url + path, json=body, headers=headers, timeout=30, verify=trust)
+
+    def rerank(self, **headers: str) -> requests.Response:
+        return self.post("/rerank", {"query": "a fruit?", "passages": ["apple", "saw"]}, **headers)
 
 
 # -- the Dockerfile ----------------------------------------------------------------------------
@@ -400,7 +410,9 @@ def test_what_compose_starts_wants_a_key_of_its_secret(
     with made.start(command) as container:
         container.until_healthy()
         assert container.rerank().status_code == 401
-        assert container.rerank(KEY).status_code == 200
+        assert container.rerank(authorization=f"Bearer {KEY}").status_code == 200
+        hello = container.post("/mcp", INITIALIZE, authorization=f"Bearer {KEY}", accept=BOTH)
+        assert hello.status_code == 200, hello.text  # whose packages are imported only now
         container.process.terminate()
         assert container.process.wait(20) == 0
         assert "Traceback" not in container.log.read_text()

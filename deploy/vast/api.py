@@ -19,6 +19,7 @@ from vastai import VastAI
 from deploy.vast.errors import (
     DeployError,
     Gone,
+    HostFailed,
     NoCredit,
     NoKey,
     QuotaExhausted,
@@ -32,7 +33,7 @@ from deploy.vast.plan import LABEL, Clause, Request, query
 T = TypeVar("T")
 MOST_OFFERS = 64  # Vast.ai counts the rows that an account looks at in a day
 TIMEOUT_S = 60.0  # of one request
-# Seconds between two calls of a kind, as Vast.ai asks for; `look` is ours.
+# Seconds between two calls of a kind, as Vast.ai asks for; `look` and `poll` are ours.
 INTERVALS: Mapping[str, float] = {
     "search": 6,
     "create": 4.5,
@@ -43,6 +44,7 @@ INTERVALS: Mapping[str, float] = {
     "destroy": 3,
     "keys": 2,
     "look": 4,
+    "poll": 3,
 }
 _CREDIT = re.compile(r"insufficient_credit|\bcredits?\b", re.IGNORECASE)
 TRIES = 6  # of one call; the pauses between them double
@@ -75,7 +77,12 @@ class Vast:
     """An account of Vast.ai. Its methods raise NoKey, QuotaExhausted and VastFault."""
 
     def __init__(
-        self, key: str | None = None, server: str | None = None, pace: Pace | None = None
+        self,
+        key: str | None = None,
+        server: str | None = None,
+        *,
+        pace: Pace,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         """`key` and `server` None: where the SDK looks for them. Raises NoKey."""
         try:  # one try: the SDK's own tries would create twice, and wait too short a time
@@ -85,8 +92,8 @@ class Vast:
                 "no Vast.ai key: take one from your account's page and put it into VAST_API_KEY, or"
                 " into the file ~/.config/vastai/vast_api_key (chmod 600)"
             ) from error
-        self._sdk.client.timeout = TIMEOUT_S
-        self._pace = pace or Pace()
+        self._sdk.client.timeout = timeout_s
+        self._pace = pace
 
     def search(self, requirements: Sequence[Clause], disk_gib: float) -> list[Offer]:
         """The cheapest offers that meet every requirement, priced with so much disk."""
@@ -146,7 +153,10 @@ class Vast:
         return ""
 
     def start(self, instance: int) -> None:
-        self._call("change", lambda: self._sdk.start_instance(instance))
+        """Raises HostFailed when its machine is not free any more."""
+        answer = self._call("change", lambda: self._sdk.start_instance(instance))
+        if not answer.get("success"):
+            raise HostFailed(f"Vast.ai does not start it: {answer.get('msg') or answer}")
 
     def stop(self, instance: int) -> None:
         self._call("change", lambda: self._sdk.stop_instance(instance))

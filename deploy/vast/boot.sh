@@ -89,13 +89,14 @@ PY
 fi
 rm -rf program && mkdir program && tar -xzf program.tgz -C program || end 1
 
-# What it needs, beside vLLM's own packages and never among them.
+# What it needs, beside vLLM's own packages and never among them; by the image's own pip, so that
+# the new environment needs none.
 lock=program/deploy/lock/gateway.txt
 if ! cmp -s $lock venv/lock.txt; then
   say "installing"
   rm -rf venv
-  python3 -m venv venv || uv venv --seed venv || end 1
-  venv/bin/python -m pip install -q --no-deps -r $lock || end 1
+  python3 -m venv --without-pip venv || end 1
+  python3 -m pip --python venv/bin/python install -q --no-deps -r $lock || end 1
   cp $lock venv/lock.txt
 fi
 

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import posixpath
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +12,15 @@ from pathlib import Path
 import yaml
 
 from serve.errors import ConfigError
+from serve.reader import compose
 from serve.shelf import CONFIGS
-from serve.spec import is_path
+from serve.spec import absolute, is_path
 from serve.stack import Stack
 
 ROOT = CONFIGS.parent
 PARTS = ("serve", "configs", "deploy/lock/gateway.txt")
-SUFFIXES = frozenset({".py", ".yaml", ".jinja", ".html", ".css", ".js", ".svg", ".txt"})
+SUFFIXES = frozenset({".py", ".yaml", ".jinja", ".html", ".css", ".js", ".svg"})
+YAMLS, TEMPLATES = (".yaml", ".yml"), (".jinja", ".jinja2", ".j2")
 OWN = "model"  # the folder in the bundle for a YAML of one's own, and what it names
 MOST_BYTES = 4 * 1024 * 1024
 
@@ -39,7 +42,8 @@ def build(wanted: str, stack: Stack, root: Path = ROOT) -> Bundle:
     """The program under `root` and what `MODEL=wanted`, which means `stack`, needs of this
     machine: its YAML, and the YAMLs and templates that it names.
 
-    Raises ConfigError for a model whose weights are in a folder here.
+    Raises ConfigError for a model whose weights are in a folder here, and for files that cannot
+    be read or do not lie beside the YAML.
     """
     for model in stack.models:
         if is_path(model.model):
@@ -49,12 +53,14 @@ def build(wanted: str, stack: Stack, root: Path = ROOT) -> Bundle:
             )
     files = {str(file.relative_to(root)): file for file in _program(root)}
     name = wanted
-    if wanted.endswith((".yaml", ".yml")):
-        yaml_file = Path(wanted).expanduser().resolve()
-        own = _referred(yaml_file)
-        files |= {f"{OWN}/{file.relative_to(yaml_file.parent)}": file for file in own}
-        name = f"{OWN}/{yaml_file.name}"
-    content = _tar(files)
+    if wanted.endswith(YAMLS):
+        own = _own(wanted)
+        files |= {f"{OWN}/{beside}": file for beside, file in own.items()}
+        name = f"{OWN}/{next(iter(own))}"
+    try:
+        content = _tar(files)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{wanted}: cannot be packed: {error}") from error
     if len(content) > MOST_BYTES:
         raise ConfigError(f"{wanted}: comes to {len(content)} bytes, too many to send")
     return Bundle(name, content)
@@ -63,47 +69,64 @@ def build(wanted: str, stack: Stack, root: Path = ROOT) -> Bundle:
 def _program(root: Path) -> Iterator[Path]:
     for part in PARTS:
         whole = root / part
-        for file in sorted(whole.rglob("*")) if whole.is_dir() else [whole]:
+        if not whole.is_dir():
+            yield whole
+        for file in sorted(whole.rglob("*")):
             if file.suffix in SUFFIXES and "__pycache__" not in file.parts:
                 yield file
 
 
-def _referred(path: Path) -> set[Path]:
-    """A YAML's file and all that it names, itself or through others."""
-    found: set[Path] = set()
-    todo = [path]
+def _own(wanted: str) -> dict[str, Path]:
+    """A YAML's file and all that it names, itself or through others, by their names from its
+    folder; the YAML first."""
+    try:
+        path = Path(wanted).expanduser().absolute()
+    except RuntimeError as error:  # `~name` of nobody
+        raise ConfigError(f"{wanted}: {error}") from error
+    found: dict[str, Path] = {}
+    todo = [path.name]
     while todo:
-        file = todo.pop()
-        if file in found:
+        name = todo.pop()
+        if name in found:
             continue
-        if not file.is_relative_to(path.parent):
-            raise ConfigError(f"{file} is outside of {path.parent}: put it beside the YAML")
-        found.add(file)
-        if file.suffix in (".yaml", ".yml"):
-            texts = _texts(yaml.safe_load(file.read_text(encoding="utf-8")))
-            todo += [named for text in texts if (named := _file(text, file.parent))]
+        found[name] = file = path.parent / name
+        if name.endswith(YAMLS):
+            todo += [named for text in _texts(file) if (named := _named(text, name, path.parent))]
     return found
 
 
-def _texts(value: object) -> Iterator[str]:
-    """Every text in a YAML's content, keys too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _texts(key)
-            yield from _texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)
+def _texts(path: Path) -> Iterator[str]:
+    """Every text in a YAML file, keys too. (An alias may lead back to where it stands.)"""
+    todo, seen = [compose(path)], set()
+    while todo:
+        node = todo.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            yield node.value
+        elif isinstance(node, yaml.MappingNode):
+            todo += [part for pair in node.value for part in pair]
+        else:
+            todo += node.value
 
 
-def _file(text: str, folder: Path) -> Path | None:
-    """The YAML or template that a text of a YAML names, if it does."""
-    if not text.endswith((".yaml", ".yml", ".jinja", ".jinja2", ".j2")) or "\n" in text:
+def _named(text: str, holder: str, folder: Path) -> str | None:
+    """The file that a text of the YAML `holder` names, if it does, by its name from `folder`: as
+    the instance will look for it there."""
+    if not text.endswith((*YAMLS, *TEMPLATES)) or "\n" in text:
         return None
-    file = (folder / Path(text).expanduser()).resolve()
-    return file if file.is_file() else None
+    try:
+        if not Path(absolute(text, folder / holder)).is_file():
+            return None
+    except (OSError, ValueError):  # no path could be like that
+        return None
+    name = posixpath.normpath(posixpath.join(posixpath.dirname(holder), text))
+    if text.startswith(("/", "~")) or name.startswith("../"):
+        raise ConfigError(
+            f"{text} is outside of {folder}: put it beside the YAML, and name it from there"
+        )
+    return name
 
 
 def _tar(files: dict[str, Path]) -> bytes:

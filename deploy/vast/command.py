@@ -10,20 +10,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from clients.reference import BadReference
 from clients.verify import api_key
 from deploy.vast import bundle, manage, recipe, snippets
-from deploy.vast.api import Vast
+from deploy.vast.api import Pace, Vast
 from deploy.vast.desk import Desk
 from deploy.vast.errors import DeployError, NoKey
 from deploy.vast.launch import Launch, Wish, new_key, request_of
 from deploy.vast.notes import Notes
 from deploy.vast.offers import table
-from deploy.vast.options import Verb, parser_for
+from deploy.vast.options import parser_for
 from deploy.vast.plan import clauses, needs_of, query_text
 from deploy.vast.ready import Ready
 from deploy.vast.rental import command
@@ -31,12 +32,27 @@ from serve import stack_yaml
 from serve.errors import ConfigError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@dataclass(frozen=True)
+class Here:
+    """The machine that a command is typed on."""
+
+    environment: Mapping[str, str]
+    pace: Pace
+
+    def desk(self) -> Desk:
+        """Raises NoKey."""
+        get = self.environment.get
+        state = Path(get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+        vast = Vast(get("VAST_API_KEY") or None, get("VAST_URL") or None, pace=self.pace)
+        return Desk(vast, Notes(state / "rerank-serve" / "vast"), _say, self.pace)
+
+
+def main(arguments: Sequence[str] | None = None, pace: Pace | None = None) -> int:
     options = parser_for(VERBS, __doc__).parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
-        options.command(options, os.environ)
+        options.command(options, Here(os.environ, pace or Pace()))
         return 0
     except ConfigError as error:
         _say(f"error: {error}")
@@ -44,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DeployError as error:
         _say(f"error: {error}")
         return 130 if isinstance(error.__cause__, KeyboardInterrupt) else 1
+    except BrokenPipeError:
+        _say("error: nobody reads what this prints; nothing that it did not name is left running")
+        return 1
     except KeyboardInterrupt:
         _say("interrupted: nothing of it is left running but what is named above")
         return 130
@@ -53,7 +72,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def up(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+def up(options: argparse.Namespace, here: Here) -> None:
     """Rents a GPU, serves MODEL on it, and returns when it has ranked rightly."""
     stack = stack_yaml.find(options.model)
     needs = needs_of(stack)
@@ -71,25 +90,25 @@ def up(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
         port=options.port,
         local_port=options.local_port,
         identity=options.ssh_key,
-        key=_own_key(options.api_key_file, environment),
-        hf_token=_hf_token(environment) if options.hf_token else None,
+        key=_own_key(options.api_key_file, here.environment),
+        hf_token=_hf_token(here.environment) if options.hf_token else None,
         timeout_s=options.timeout,
         tries=options.tries,
         max_waste=options.max_waste,
     )
     if options.dry_run:
-        _dry_run(wish, environment)
+        _dry_run(wish, here)
         return
-    desk = _desk(environment)
+    desk = here.desk()
     if wish.tunnel and not desk.vast.has_ssh_key():
         raise DeployError(
             "--tunnel needs an SSH key in the Vast.ai account: `vastai create ssh-key`, or add"
             " yours on the account's page; nothing was rented"
         )
-    _tell(Launch(desk, wish, _ask).up())
+    Launch(desk, wish, _ask, _tell).up()
 
 
-def _dry_run(wish: Wish, environment: Mapping[str, str]) -> None:
+def _dry_run(wish: Wish, here: Here) -> None:
     """Prints what `up` would do, secrets redacted. Searches, which costs nothing."""
     request = request_of(wish, "0", wish.key or new_key(), now=time.time()).redacted()
     print(f"needs:   {wish.needs}")
@@ -97,7 +116,7 @@ def _dry_run(wish: Wish, environment: Mapping[str, str]) -> None:
     print(f"program: {len(wish.bundle.content)} bytes, sent to the instance over pinned TLS")
     print(f"search:  {query_text(clauses(wish.needs, wish.max_price))}")
     try:
-        launch = Launch(_desk(environment), wish, _ask)
+        launch = Launch(here.desk(), wish, _ask, _tell)
         print(table(launch.quotes(launch.requirements())))
     except NoKey as error:
         print(f"offers:  not searched: {error}")
@@ -120,48 +139,42 @@ def _tell(ready: Ready) -> None:
         print(f"\nIt is reached while this runs: {command('tunnel', deployment.label)}")
     if not ready.is_named:
         print("\nIts certificate lacks this address: only our own client can check it.")
-    print("\n" + snippets.text(access))
+    print("\n" + snippets.text(access), flush=True)
 
 
-def status(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+def status(options: argparse.Namespace, here: Here) -> None:
     """Says what an instance is doing, what it costs, and whether it answers."""
-    print(manage.status(_desk(environment), options.name))
+    print(manage.status(here.desk(), options.name))
 
 
-def logs(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+def logs(options: argparse.Namespace, here: Here) -> None:
     """Prints the last lines of an instance's log."""
-    print(manage.logs(_desk(environment), options.name, options.tail))
+    print(manage.logs(here.desk(), options.name, options.tail))
 
 
-def stop(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+def stop(options: argparse.Namespace, here: Here) -> None:
     """Stops an instance: it computes no more, and its disk is kept and paid for."""
-    print(manage.stop(_desk(environment), options.name))
+    print(manage.stop(here.desk(), options.name))
 
 
-def start(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+def start(options: argparse.Namespace, here: Here) -> None:
     """Starts a stopped instance and returns when it has ranked rightly."""
-    _tell(manage.start(_desk(environment), options.name))
+    _tell(manage.start(here.desk(), options.name))
 
 
-def destroy(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+def destroy(options: argparse.Namespace, here: Here) -> None:
     """Destroys an instance and returns when it is gone; nothing of it is paid for any more."""
-    manage.end(_desk(environment), options.name)
+    manage.end(here.desk(), options.name)
 
 
-def tunnel(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+def tunnel(options: argparse.Namespace, here: Here) -> None:
     """Holds the SSH tunnel of an instance that was launched with --tunnel."""
-    manage.tunnel(_desk(environment), options.name)
+    manage.tunnel(here.desk(), options.name)
 
 
-def list_all(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+def list_all(options: argparse.Namespace, here: Here) -> None:
     """Lists this account's rerank-serve instances and their running cost."""
-    print(manage.list_all(_desk(environment)))
-
-
-def _desk(environment: Mapping[str, str]) -> Desk:
-    state = environment.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    vast = Vast(environment.get("VAST_API_KEY") or None, environment.get("VAST_URL") or None)
-    return Desk(vast, Notes(Path(state) / "rerank-serve" / "vast"), _say)
+    print(manage.list_all(here.desk()))
 
 
 def _say(text: str) -> None:
@@ -191,7 +204,7 @@ def _hf_token(environment: Mapping[str, str]) -> str:
     return token
 
 
-VERBS: Mapping[str, Verb] = {
+VERBS: Mapping[str, Callable[[argparse.Namespace, Here], None]] = {
     "up": up,
     "list": list_all,
     "status": status,

@@ -30,16 +30,24 @@ class Proof:
 
 
 class Endpoint:
-    """An instance at `address` whose certificate has `fingerprint`, asked with an API key."""
+    """An instance at `address` whose certificate has `fingerprint`, asked with an API key.
 
-    def __init__(self, address: Address, fingerprint: str, key: str) -> None:
+    `timeout_s` bounds each wait.
+    """
+
+    def __init__(
+        self, address: Address, fingerprint: str, key: str, timeout_s: float = TIMEOUT_S
+    ) -> None:
         self.address, self.fingerprint, self._key = address, fingerprint, key
+        self._timeout_s = timeout_s
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         self.url = f"https://{host}:{address[1]}"
 
     def send_program(self, content: bytes) -> None:
         """Gives the instance our program, which it waits for. Raises NotYet and HostFailed."""
         status, _ = self._ask("PUT", "/program", content, {"x-api-key": self._key})
+        if status == 404:  # of the gateway: its log lags behind, and the program is there
+            raise NotYet("it has our program")
         if status != 204:
             raise HostFailed(f"it does not take the program: {self.url} answers {status}")
 
@@ -73,7 +81,7 @@ class Endpoint:
     def _certificate(self) -> str:
         """The instance's certificate as PEM. Raises HostFailed when it is another one."""
         try:
-            der = pin.certificate_of(*self.address, timeout_s=TIMEOUT_S)
+            der = pin.certificate_of(*self.address, timeout_s=self._timeout_s)
         except RerankError as error:
             raise NotYet(str(error)) from error
         if pin.fingerprint_of(der) != self.fingerprint:
@@ -113,7 +121,7 @@ class Endpoint:
     ) -> tuple[int, bytes]:
         """Status and body of one request on a connection of its own."""
         connection = http.client.HTTPSConnection(
-            *self.address, timeout=TIMEOUT_S, context=context or pin.context(self.fingerprint)
+            *self.address, timeout=self._timeout_s, context=context or pin.context(self.fingerprint)
         )
         try:
             connection.request(method, path, body=body, headers=dict(headers or {}))

@@ -8,6 +8,7 @@ DeployError             told to the user; exit status 1
 ├── Gone                no such offer or instance (any more)
 ├── Unclear             something may have been created: its label tells
 ├── HostFailed          a machine that will not serve; another may
+│   └── Lost            nobody answered whether there is an instance, and none was found
 ├── NoMachine           no offer fits, or all that were tried failed
 ├── StillThere          an instance could not be destroyed; names the command that does
 └── NotOurs             no deployment of that name, or more than one
@@ -45,6 +46,10 @@ class Unclear(DeployError):
 
 
 class HostFailed(DeployError):
+    pass
+
+
+class Lost(HostFailed):
     pass
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from deploy.vast import instance as vast_instance
 from deploy.vast.desk import Desk
-from deploy.vast.endpoint import Endpoint, Proof
+from deploy.vast.endpoint import TIMEOUT_S, Endpoint, Proof
 from deploy.vast.errors import HostFailed, NotYet
 from deploy.vast.instance import STARTING, WAITING, Address, Instance, Said
 
@@ -44,7 +44,7 @@ class Follower:
                 raise HostFailed(f"not ready after {_minutes(now - began)} min; last: {state}")
             if now - changed > self.timeout_s * STALL:
                 raise HostFailed(f"stalled for {_minutes(now - changed)} min; last: {state}")
-            self.desk.sleep(self.desk.poll_s)
+            self.desk.pace.wait("poll")
 
     def _look(self) -> str | Proof:
         """What there is to see now, in words; or that it ranks."""
@@ -72,7 +72,8 @@ class Follower:
         with self.way(instance) as address:
             if address is None:
                 return "running, but nothing leads to its port yet"
-            endpoint = Endpoint(address, fingerprint, self.key)
+            patience = min(TIMEOUT_S, self.timeout_s / 10)
+            endpoint = Endpoint(address, fingerprint, self.key, patience)
             if heard.step == WAITING:
                 endpoint.send_program(self.program)
                 return "running: has our program"

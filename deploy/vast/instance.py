@@ -4,14 +4,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from deploy.vast.plan import number
+
 DEAD = frozenset({"exited", "unknown", "offline", "frozen"})
 _FAILED = re.compile(r"\berror\b|\bfailed\b|oci runtime|permission denied", re.IGNORECASE)
-# A line of the start script's own, behind a time stamp or nothing.
-_SAID = re.compile(r"^(?:\S+ )?rerank-serve: (.+?)\s*$", re.MULTILINE)
+# A line of the start script's own, behind Docker's time stamp or nothing.
+_OWN = r"^(?:\d{4}-\d\d-\d\dT\S+ )?rerank-serve: "
+_SAID = re.compile(_OWN + r"(.+?)\s*$", re.MULTILINE)
 _BEGUN = re.compile(
-    r"^(?:\S+ )?rerank-serve: fingerprint (?P<fingerprint>sha256:[0-9a-f]{64})"
-    r" run (?P<run>\d+)\s*$",
-    re.MULTILINE,
+    _OWN + r"fingerprint (?P<fingerprint>sha256:[0-9a-f]{64}) run (?P<run>\d+)\s*$", re.MULTILINE
 )
 _ENDED = re.compile(r"ended with status (\d+)")
 WAITING, STARTING = "waiting for the program", "starting"
@@ -41,8 +42,8 @@ class Instance:
         return (self.host, outer) if outer and self.host else None
 
     def cost(self, now: float) -> float:
-        """Dollars of rent so far."""
-        return max(now - self.started, 0) / 3600 * self.hourly
+        """Dollars of rent so far; none of what has not begun."""
+        return max(now - self.started, 0) / 3600 * self.hourly if self.started else 0.0
 
 
 def from_row(row: Mapping[str, object]) -> Instance:
@@ -51,32 +52,34 @@ def from_row(row: Mapping[str, object]) -> Instance:
     def text(key: str) -> str:
         return str(row.get(key) or "").strip()
 
-    def number(key: str) -> float:
-        value = row.get(key)
-        return float(value) if isinstance(value, int | float) else 0.0
+    def amount(key: str) -> float:
+        return max(number(row, key) or 0.0, 0.0)
 
     return Instance(
-        id=int(number("id")),
+        id=int(amount("id")),
         label=text("label"),
-        machine=int(number("machine_id")),
+        machine=int(amount("machine_id")),
         status=text("actual_status"),
         intended=text("intended_status"),
         message=" ".join(text("status_msg").split()),
         host=text("public_ipaddr"),
         ports=_ports(row.get("ports")),
-        hourly=number("dph_total"),
-        started=number("start_date"),
+        hourly=amount("dph_total"),
+        started=amount("start_date"),
     )
 
 
 def _ports(given: object) -> dict[str, int]:
-    """`{"8000/tcp": [{"HostIp": "0.0.0.0", "HostPort": "41610"}]}` as `{"8000/tcp": 41610}`."""
-    found = {}
+    """`{"8000/tcp": [{"HostIp": "0.0.0.0", "HostPort": "41610"}]}` as `{"8000/tcp": 41610}`.
+
+    The first place counts: Docker names IPv4's before IPv6's, which may have another port.
+    """
+    found: dict[str, int] = {}
     for inner, places in given.items() if isinstance(given, Mapping) else ():
-        for place in places or ():
-            outer = str(place.get("HostPort") or "")
-            if outer.isdigit():
-                found[str(inner)] = int(outer)
+        for place in places if isinstance(places, list) else ():
+            outer = str(place.get("HostPort")) if isinstance(place, Mapping) else ""
+            if outer.isascii() and outer.isdigit():
+                found.setdefault(str(inner), int(outer))
     return found
 
 
@@ -114,7 +117,7 @@ def said(log: str) -> Said:
     latest = begun[-1]
     rest = log[latest.end() :]
     steps = _SAID.findall(rest)
-    ended = _ENDED.match(steps[-1]) if steps else None
+    ended = next(filter(None, map(_ENDED.fullmatch, steps)), None)
     return Said(
         fingerprint=latest["fingerprint"],
         run=latest["run"],

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from deploy.vast.bundle import Bundle
 from deploy.vast.desk import Desk
-from deploy.vast.errors import Gone, HostFailed, NoMachine, StillThere
+from deploy.vast.errors import Gone, HostFailed, Lost, NoMachine, StillThere
 from deploy.vast.notes import Deployment
-from deploy.vast.offers import PLANNED_HOURS, NoneFits, Quote, choose, table
+from deploy.vast.offers import PLANNED_HOURS, SHOWN, NoneFits, Quote, choose, table
 from deploy.vast.plan import (
     DEFAULT_PORT,
     Clause,
@@ -67,33 +67,42 @@ class Launch:
     desk: Desk
     wish: Wish
     ask: Callable[[str], bool]
+    tell: Callable[[Ready], None]
     id: str = field(default_factory=lambda: secrets.token_hex(3))
 
-    def up(self) -> Ready:
+    def up(self) -> None:
         """Raises DeployError; nothing of this launch is left then that it does not name."""
         quotes = self.quotes(self.requirements())
         self.desk.show(table(quotes))
         most = self._agree(quotes)
         tally = _Tally(self.wish)
-        while not tally.is_enough:
-            quote = next((q for q in quotes if q.machine not in tally.tried), None)
-            if quote is None or quote.hourly > most:
-                quotes = self.quotes(self.requirements(most), tally.tried)
-                continue
-            began = self.desk.clock()
-            try:
-                ready = self._attempt(quote, tally.take(quote))
-            except Gone as error:
-                tally.gone += 1
-                self.desk.show(f"offer {quote.id} is gone ({error}): taking the next")
-            except HostFailed as error:
-                tally.fail(quote, self.desk.clock() - began)
-                self.desk.show(f"machine {quote.machine} failed: {error}")
-            else:
-                self._sweep(ready.deployment.label)
-                return ready
-        self._sweep()
-        raise NoMachine(f"{tally}: nothing runs. Try again later, or with more --tries")
+        kept = ""
+        try:
+            while not kept and not tally.is_enough:
+                quote = next((q for q in quotes if q.machine not in tally.tried), None)
+                if quote is None or quote.hourly > most:
+                    quotes = self.quotes(self.requirements(most), tally.tried)
+                else:
+                    kept = self._try(quote, tally)
+        finally:
+            if tally.lost:
+                self._sweep(kept)
+        if not kept:
+            raise NoMachine(f"{tally}: nothing runs. Try again later, or with more --tries")
+
+    def _try(self, quote: Quote, tally: "_Tally") -> str:
+        """The label of what came of an offer; empty when nothing did, and another may do."""
+        began = self.desk.clock()
+        try:
+            return self._attempt(quote, tally.take(quote))
+        except Gone as error:
+            tally.gone += 1
+            self.desk.show(f"offer {quote.id} is gone ({error}): taking the next")
+        except HostFailed as error:
+            tally.fail(quote, self.desk.clock() - began)
+            tally.lost |= isinstance(error, Lost)
+            self.desk.show(f"machine {quote.machine} failed: {error}")
+        return ""
 
     def requirements(self, most: float | None = None) -> tuple[Clause, ...]:
         """Of an offer; `most` dollars an hour, if that is agreed."""
@@ -116,14 +125,15 @@ class Launch:
         """The most that an hour may cost, as the user agrees. Raises NoMachine."""
         if self.wish.max_price is not None:
             return self.wish.max_price
-        most = max(quote.hourly for quote in quotes[: self.wish.tries])
-        question = f"Rent the first, or should it fail the next, for at most ${most:.3f} an hour?"
+        most = max(quote.hourly for quote in quotes[:SHOWN])
+        question = f"Rent the first, or if it fails the next, for at most ${most:.3f} an hour?"
         if self.wish.yes or self.ask(question):
             return most
         raise NoMachine("nothing was rented: answer y, or give --yes or --max-price X")
 
-    def _attempt(self, quote: Quote, number: int) -> Ready:
-        """Rents one offer and makes it ready. Raises Gone and HostFailed when another may do."""
+    def _attempt(self, quote: Quote, number: int) -> str:
+        """Rents one offer and makes it ready: its label. Raises Gone and HostFailed when another
+        may do."""
         desk, wish = self.desk, self.wish
         key = wish.key or new_key()
         request = request_of(wish, f"{self.id}-{number}", key, now=desk.clock())
@@ -145,17 +155,18 @@ class Launch:
                 created = rental.create(quote.id)
                 deployment = desk.notes.write(deployment, instance=created)
                 desk.show(f"instance {created}, labelled {request.label}")
-                ready = make_ready(desk, deployment)
-                rental.keep()
-                return ready
+                self.tell(make_ready(desk, deployment))
+                rental.keep()  # not before the user knows of it
+                return request.label
         except StillThere:  # what is known of it may be needed
             raise
         except BaseException:
             desk.notes.forget(request.label)
             raise
 
-    def _sweep(self, kept: str = "") -> None:
+    def _sweep(self, kept: str) -> None:
         """Destroys what showed too late to be known: one launch leaves one instance, or none."""
+        self.desk.show("an answer was lost in this launch: looking for what may have come of it")
         mine = f"-{self.id}-"
         for one in self.desk.vast.ours():
             if mine in one.label and one.label != kept:
@@ -170,6 +181,7 @@ class _Tally:
     tried: set[int] = field(default_factory=set)  # machines
     gone: int = 0
     failed: int = 0
+    lost: bool = False  # whether something may show that was not found
     waste: float = 0.0  # dollars
 
     @property

@@ -1,6 +1,6 @@
 """What may be done with deployments that exist."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from deploy.vast import instance as vast_instance
 from deploy.vast.desk import Desk
@@ -12,6 +12,8 @@ from deploy.vast.ready import Ready, login, make_ready, way_to
 from deploy.vast.rental import command, destroy
 from deploy.vast.tunnel import LOOPBACK, Tunnel
 
+STOPPED = DEAD | {"stopped"}
+CHANGES_WITHIN_S = 300.0
 HEAD = ("instance", "label", "state", "$/hour", "hours", "cost so far", "ends in", "address")
 
 
@@ -109,12 +111,13 @@ def logs(desk: Desk, name: str | None, tail: int) -> str:
 
 
 def stop(desk: Desk, name: str | None) -> str:
-    """Stops an instance: its disk is kept, and paid for."""
+    """Stops an instance and waits until it has: its disk is kept, and paid for."""
     one = find(desk, name)
     desk.vast.stop(one.id)
+    _wait(desk, one, f"instance {one.id} does not stop", lambda status: status in STOPPED)
     return (
-        f"instance {one.id} stops. Its disk still costs money, also beyond its --ttl; start it with"
-        f" `{command('start', one.label)}`, end it with `{command('destroy', one.label)}`"
+        f"instance {one.id} is stopped. Its disk still costs money, also beyond its --ttl: start it"
+        f" with `{command('start', one.label)}`, end it with `{command('destroy', one.label)}`"
     )
 
 
@@ -124,12 +127,13 @@ def start(desk: Desk, name: str | None) -> Ready:
     deployment = known(desk, one)
     if deployment is None:
         raise NotOurs(f"{one.label} was launched from another machine: start it there")
-    earlier = vast_instance.said(desk.vast.logs(one.id)).run
+    earlier = ""
     if one.status != "running":
+        earlier = vast_instance.said(desk.vast.logs(one.id)).run
         desk.vast.start(one.id)
-        _wait_while_dead(desk, one, deployment.timeout_s)
-    else:
-        earlier = ""
+        # Before Vast.ai heeds it, the instance is as dead as it was.
+        words = f"instance {one.id} does not start: its machine may be rented by others now"
+        _wait(desk, one, words, lambda status: status not in STOPPED)
     try:
         return make_ready(desk, deployment, earlier=earlier)
     except HostFailed as error:
@@ -138,18 +142,15 @@ def start(desk: Desk, name: str | None) -> Ready:
         ) from error
 
 
-def _wait_while_dead(desk: Desk, one: Instance, timeout_s: float) -> None:
-    """Waits until Vast.ai has heeded a start: before, the instance is as dead as it was."""
-    until = desk.clock() + timeout_s / 2
+def _wait(desk: Desk, one: Instance, words: str, is_so: Callable[[str], bool]) -> None:
+    """Waits until the status of an instance is so. Raises HostFailed with `words`."""
+    until = desk.clock() + CHANGES_WITHIN_S
     while desk.clock() < until:
         now = desk.vast.show(one.id)
-        if now is None or now.status not in DEAD | {"stopped"}:
+        if now is None or is_so(now.status):
             return
-        desk.sleep(desk.poll_s)
-    raise HostFailed(
-        f"instance {one.id} does not start: its machine may be rented by others now. Its disk still"
-        f" costs money: `{command('destroy', one.label)}` ends it"
-    )
+        desk.pace.wait("poll")
+    raise HostFailed(f"{words}. It still costs money: `{command('destroy', one.label)}` ends it")
 
 
 def end(desk: Desk, name: str | None) -> None:
@@ -177,7 +178,7 @@ def tunnel(desk: Desk, name: str | None) -> None:
     if ssh is None:
         raise HostFailed(f"instance {one.id} has no way in through SSH: is it running?")
     try:
-        with Tunnel(ssh, desk.sleep) as open_tunnel:
+        with Tunnel(ssh) as open_tunnel:
             url = f"https://{LOOPBACK}:{deployment.local_port}"
             desk.show(f"{url} leads to {one.label} until you interrupt this")
             said = open_tunnel.wait()

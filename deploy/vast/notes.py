@@ -8,9 +8,9 @@ ROOT/LABEL/program.tgz       what the instance was given, and is given again if 
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -42,17 +42,12 @@ class Notes:
     def begin(self, deployment: Deployment, key: str, program: bytes) -> None:
         """Writes down a deployment, before anything of it exists."""
         folder = self.folder(deployment.label)
-        try:
+        with _told(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.write(deployment)
-            _write(folder / "key", key.encode())
-            _write(folder / "authorization", f"Authorization: Bearer {key}\n".encode())
-            _write(folder / "program.tgz", program)
-        except OSError as error:
-            raise DeployError(
-                f"{folder} cannot be written ({error.strerror}): nothing was rented; set"
-                " XDG_STATE_HOME to a folder of yours"
-            ) from error
+        self.write(deployment)
+        _write(folder / "key", key.encode())
+        _write(folder / "authorization", f"Authorization: Bearer {key}\n".encode())
+        _write(folder / "program.tgz", program)
 
     def write(self, deployment: Deployment, **changes: object) -> Deployment:
         """Writes down what has changed, and gives the whole."""
@@ -92,6 +87,19 @@ class Notes:
 def _write(path: Path, content: bytes) -> None:
     """The whole file or none of it, and nobody else's to read at any moment."""
     new = path.with_name(path.name + ".new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
-        file.write(content)
-    new.replace(path)
+    with _told(path):
+        new.unlink(missing_ok=True)
+        new.touch(mode=0o600)
+        new.write_bytes(content)
+        new.replace(path)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DeployError(
+            f"{path} cannot be written ({error.strerror}): make it yours, or set XDG_STATE_HOME to"
+            " another folder"
+        ) from error

@@ -1,13 +1,24 @@
 """Pure: which offer of Vast.ai's is the best for a model, and why."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from deploy.vast.plan import IMAGE_GB, Clause
+from deploy.vast.plan import IMAGE_GB, Clause, number
 from serve.spec import Hardware
 
+SHOWN = 5  # offers, of those that fit
 PLANNED_HOURS = 8.0  # of work, where nobody says how long
 START_HOURS = 0.05  # from a fetched image to the first score: about three minutes
+# What an offer must say in plain numbers for its cost to be known, and where they lie.
+PLAIN = "a price and a speed that can be"
+RANGES: Mapping[str, tuple[float, float]] = {
+    "dph_total": (0, math.inf),
+    "inet_down_cost": (0, math.inf),
+    "inet_down": (1e-3, math.inf),
+    "reliability": (1e-3, 1),
+}
+NEW = "not tried before"
 Offer = Mapping[str, object]
 
 
@@ -59,7 +70,7 @@ class NoneFits(Exception):
 
 
 def quote(offer: Offer, needs: Hardware, hours: float = PLANNED_HOURS) -> Quote:
-    """What an hour of work costs on an offer that is used for `hours` hours once it works.
+    """What an hour of work costs on a plain offer, used for `hours` hours once it works.
 
     Paid for are those hours and the start before them; the image and the model are fetched once,
     at the offer's own price and speed. A host that is up 98 % of the time gives 0.98 hours of work
@@ -68,10 +79,10 @@ def quote(offer: Offer, needs: Hardware, hours: float = PLANNED_HOURS) -> Quote:
     gigabytes = IMAGE_GB + needs.download_gb
     hourly = _number(offer, "dph_total")
     download = gigabytes * _number(offer, "inet_down_cost")
-    start_hours = START_HOURS + gigabytes * 8000 / max(_number(offer, "inet_down"), 1e-3) / 3600
-    reliability = max(_number(offer, "reliability"), 1e-3)
+    start_hours = START_HOURS + gigabytes * 8000 / _number(offer, "inet_down") / 3600
     total = hourly * (hours + start_hours) + download
-    return Quote(offer, hourly, download, start_hours, total / (hours * reliability))
+    working_hours = hours * _number(offer, "reliability")
+    return Quote(offer, hourly, download, start_hours, total / working_hours)
 
 
 def choose(
@@ -84,7 +95,8 @@ def choose(
 ) -> list[Quote]:
     """The offers that meet every requirement, the cheapest hour of work first; at least one.
 
-    `excluded` are machines that were tried before. Raises NoneFits.
+    `excluded` are machines that were tried before. An offer whose cost cannot be known is none.
+    Raises NoneFits.
     """
     fits = [offer for offer in offers if not _failures(offer, requirements, excluded)]
     if not fits:
@@ -93,7 +105,7 @@ def choose(
     return sorted(quotes, key=lambda q: (q.working_hour, q.id))
 
 
-def table(quotes: Sequence[Quote], most: int = 5) -> str:
+def table(quotes: Sequence[Quote], most: int = SHOWN) -> str:
     """The best offers for people, the first one chosen."""
     head = ("", "offer", "GPU", "memory", "$/hour", "download", "starts in", "up", "$/working hour")
     rows = [
@@ -122,15 +134,25 @@ def table(quotes: Sequence[Quote], most: int = 5) -> str:
 def _failures(offer: Offer, requirements: Sequence[Clause], excluded: Collection[int]) -> list[str]:
     """What each requirement that an offer fails says."""
     failed = [clause.words for clause in requirements if not clause.holds(offer)]
-    if _number(offer, "machine_id") in excluded:
-        failed.append("not tried before")
+    if not _is_plain(offer):
+        failed.append(PLAIN)
+    if number(offer, "machine_id") in excluded:
+        failed.append(NEW)
     return failed
+
+
+def _is_plain(offer: Offer) -> bool:
+    """Whether it says what it costs, and which it is."""
+    said = [(number(offer, key), low, high) for key, (low, high) in RANGES.items()]
+    return all(value is not None and low <= value <= high for value, low, high in said) and all(
+        isinstance(offer.get(key), int) and _number(offer, key) > 0 for key in ("id", "machine_id")
+    )
 
 
 def _none_fits(
     offers: Sequence[Offer], requirements: Sequence[Clause], excluded: Collection[int]
 ) -> NoneFits:
-    ruled_out = {clause.words: 0 for clause in requirements} | {"not tried before": 0}
+    ruled_out = dict.fromkeys([*(clause.words for clause in requirements), PLAIN, NEW], 0)
     alone = dict(ruled_out)
     for offer in offers:
         failed = _failures(offer, requirements, excluded)
@@ -143,5 +165,4 @@ def _none_fits(
 
 def _number(offer: Offer, field: str) -> float:
     """A number of an offer; 0 where it has none."""
-    value = offer.get(field)
-    return float(value) if isinstance(value, int | float) else 0.0
+    return number(offer, field) or 0.0

@@ -10,10 +10,11 @@ from serve.shelf import DEFAULT_MODEL
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 KEY_VARIABLE = "RERANK_API_KEY"
-Verb = Callable[[argparse.Namespace, Mapping[str, str]], None]
 
 
-def parser_for(verbs: Mapping[str, Verb], description: str | None) -> argparse.ArgumentParser:
+def parser_for(
+    verbs: Mapping[str, Callable[..., None]], description: str | None
+) -> argparse.ArgumentParser:
     """The parser of `python -m deploy`, whose verbs of `vast` are these functions."""
     parser = argparse.ArgumentParser(prog="python -m deploy", description=description)
     places = parser.add_subparsers(required=True, metavar="vast")

@@ -1,8 +1,8 @@
 """Pure: from what a model needs to the search for a machine and the request for an instance."""
 
-import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from serve.errors import ConfigError
@@ -25,6 +25,7 @@ DEFAULT_PORT = 8443  # inside the instance
 SECRETS = frozenset({"RERANK_API_KEY", "HF_TOKEN"})
 REDACTED = "[redacted]"
 LONGEST_SCRIPT = 4096  # characters of a start script with its arguments, as Vast.ai bounds them
+BEYOND = 1e15  # any number that says something
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ class Clause:
 
     def holds(self, offer: Mapping[str, object]) -> bool:
         """Whether an offer meets it. One that does not say, or says no number, does not."""
-        got = offer.get(self.field)
         if isinstance(self.value, bool):
-            return isinstance(got, bool | int) and bool(got) == self.value
-        if not isinstance(got, int | float) or isinstance(got, bool) or math.isnan(got):
+            said = offer.get(self.field)
+            return isinstance(said, bool | int) and bool(said) == self.value
+        got = number(offer, self.field)
+        if got is None:
             return False
         if self.operator == "=":
             return got == self.bound
@@ -58,14 +60,31 @@ class Clause:
         return self.value if isinstance(self.value, bool) else self.value * self.factor
 
     def __str__(self) -> str:
-        value = str(self.value).lower() if isinstance(self.value, bool) else f"{self.value:g}"
-        return f"{self.field} {self.operator} {value}"
+        value = self.value
+        if isinstance(value, bool):
+            text = str(value).lower()
+        else:  # every digit, so that it is the same search
+            text = str(int(value) if value == int(value) else value)
+        return f"{self.field} {self.operator} {text}"
+
+
+def number(row: Mapping[str, object], key: str) -> float | None:
+    """A number of an offer or an instance; None for null, text, a truth, NaN and the like."""
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if -BEYOND < value < BEYOND else None
 
 
 def needs_of(stack: Stack) -> Hardware:
-    """What a machine for `stack` needs. What no YAML says is taken from UNSAID."""
-    said = vars(stack.needs)
-    return Hardware(**{key: value or getattr(UNSAID, key) for key, value in said.items()})
+    """What a machine for `stack` needs. What a model's YAML does not say is taken from UNSAID."""
+    models = [replace(model, hardware=_said(model.hardware)) for model in stack.models]
+    return replace(stack, models=models).needs
+
+
+def _said(hardware: Hardware) -> Hardware:
+    """The same, with nothing left unsaid."""
+    return Hardware(**{key: value or getattr(UNSAID, key) for key, value in vars(hardware).items()})
 
 
 def image_for(needs: Hardware) -> str:
@@ -126,7 +145,7 @@ class Request:
 
     image: str
     disk_gib: float
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)  # its secrets are nobody's to read in a trace
     label: str
     script: str
     tunnel: bool = False
@@ -167,7 +186,7 @@ class Contents:
     port: int = DEFAULT_PORT
     tunnel: bool = False
     until: float | None = None
-    hf_token: str | None = None
+    hf_token: str | None = field(default=None, repr=False)
 
 
 def request_for(needs: Hardware, contents: Contents, *, label: str, script: str) -> Request:
@@ -194,8 +213,8 @@ def request_for(needs: Hardware, contents: Contents, *, label: str, script: str)
 
 def label_for(model: str, attempt: str) -> str:
     """A label that no other attempt of any launch has; by it an instance is found again."""
-    plain = "".join(c if c.isalnum() or c in ".-" else "-" for c in model.rsplit("/", 1)[-1])
-    return f"{LABEL}{plain.lower()[:40]}-{attempt}"
+    plain = re.sub(r"[^a-z0-9.-]", "-", model.rsplit("/", 1)[-1].lower())
+    return f"{LABEL}{plain[:40]}-{attempt}"
 
 
 def script_of(boot: str) -> str:

@@ -61,7 +61,7 @@ def way_to(desk: Desk, deployment: Deployment) -> Way:
         if ssh is None:
             yield None
             return
-        with Tunnel(ssh, desk.sleep):
+        with Tunnel(ssh):
             yield LOOPBACK, local
 
     return through

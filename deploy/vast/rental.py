@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 from deploy.vast.api import Vast
-from deploy.vast.errors import DeployError, HostFailed, StillThere, Unclear
+from deploy.vast.errors import DeployError, Lost, StillThere, Unclear
 from deploy.vast.plan import Request
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -38,7 +38,7 @@ class Rental:
             found = self._vast.find(self.label)
             if not found:
                 self._may_exist = False
-                raise HostFailed(f"nothing was created ({error})") from error
+                raise Lost(f"nothing was created, as it seems ({error})") from error
             self._id = found[0].id
         except DeployError:  # which says that nothing was
             self._may_exist = False

@@ -4,7 +4,6 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -51,10 +50,10 @@ class Login:
 class Tunnel:
     """Use as a context manager: open when it is entered. Raises NotYet when it cannot be."""
 
-    def __init__(self, login: Login, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, login: Login) -> None:
         if shutil.which("ssh") is None:
             raise DeployError("there is no `ssh` here: install it (Debian: openssh-client)")
-        self._login, self._sleep = login, sleep
+        self._login = login
 
     def __enter__(self) -> "Tunnel":
         self._child = subprocess.Popen(
@@ -68,7 +67,7 @@ class Tunnel:
             if self._child.poll() is not None or time.monotonic() > deadline:
                 self.__exit__(None, None, None)
                 raise NotYet(f"no tunnel through SSH: {self._words or 'no answer'}")
-            self._sleep(0.2)
+            time.sleep(0.1)
         return self
 
     def wait(self) -> str:
