@@ -96,7 +96,7 @@ def certificate_of(host: str, port: int, timeout_s: float) -> bytes:
     until = time.monotonic() + timeout_s
     try:
         with _connect(host, port, until) as plain:
-            plain.settimeout(None)
+            plain.settimeout(_left(until))  # of the whole handshake
             with _without_trust().wrap_socket(plain, server_hostname=host) as tls:
                 der = tls.getpeercert(binary_form=True)
         if der is None:

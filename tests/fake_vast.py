@@ -769,6 +769,7 @@ def offer(**overrides: object) -> dict:
     net = {"inet_down": 800.0, "inet_up": 500.0, "inet_down_cost": 0.002, "inet_up_cost": 0.002}
     net |= {"direct_port_count": 20, "static_ip": True}
     market = {"verified": True, "verification": "verified", "rentable": True, "rented": False}
+    market |= {"duration": 30 * 86400.0}  # for how long its host lets it yet
     market |= {"external": False, "dph_total": 0.12, "dlperf_per_dphtotal": 75.0, "score": 50.0}
     return {
         "id": number,

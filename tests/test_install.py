@@ -97,6 +97,30 @@ def test_the_locks_hold_exact_versions():
     assert not any(f"\n{name}==" in cpu for name in ("torchvision", "torchaudio", "torchcodec"))
 
 
+def versions(name: str) -> dict[str, str]:
+    pins = (line.split("==") for line in install.requirements(install.LOCKS / f"{name}.txt"))
+    return {package.lower().replace("_", "-"): version for package, version in pins}
+
+
+@pytest.mark.parametrize("name", ["dev", "deploy", "gateway"])
+def test_the_locks_agree(name: str):
+    cpu, others = versions("cpu"), versions("dev")
+    for package, version in versions(name).items():
+        assert cpu.get(package, version) == others.get(package, version) == version, package
+
+
+def test_what_deploy_needs_is_enough_for_it(tmp_path: Path):
+    venv = tmp_path / "venv"
+    install.install(venv, [install.LOCKS / "deploy.txt"], disk_gib=0.1)
+    for option, words in (("--print-cli", "--args --model BAAI"), ("--dry-run", "not searched")):
+        command = [venv / "bin" / "python", "-m", "deploy", "vast", "up", "bge-reranker-base"]
+        home = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+        done = subprocess.run(
+            [*command, option], cwd=ROOT, env=home, capture_output=True, text=True
+        )
+        assert done.returncode == 0 and words in done.stdout, done.stderr
+
+
 def test_any_python_from_3_7_can_read_it():
     source = (ROOT / "deploy" / "install.py").read_text()
     ast.parse(source, feature_version=(3, 7))

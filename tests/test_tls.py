@@ -1,5 +1,6 @@
 """The gateway over TLS: the real server, asked by clients of all kinds and by none that behave."""
 
+import asyncio
 import json
 import socket
 import ssl
@@ -12,11 +13,16 @@ from pathlib import Path
 import httpx
 import pytest
 import requests
+import uvicorn
+import uvloop
+from uvicorn.server import ServerState
 
 from serve import tls
 from serve.errors import ConfigError
+from serve.protocol import Protocol
 from tests.certificates import RSA, Certificate, openssl, self_signed
 from tests.harness import ROOT, Server, write_config
+from tests.test_protocol import echo
 
 PASSAGES = ["one", "two", "three"]
 BODY = {"query": "q", "passages": PASSAGES}
@@ -190,6 +196,37 @@ def test_a_stop_waits_for_no_connection_that_idles(certificate: Certificate, tmp
                 pass
     assert "timeout graceful shutdown exceeded" not in server.text()  # uvicorn's, after 5 seconds
     assert "Traceback" not in server.text()
+
+
+def test_a_connection_that_idled_for_long_is_closed_at_once(certificate: Certificate):
+    config = uvicorn.Config(echo, ws="none", lifespan="off", log_config=None, timeout_keep_alive=0)
+    config.load()
+    state = ServerState()
+
+    def ask(port: int) -> bytes:
+        context = ssl.create_default_context(cafile=certificate.pem)
+        plain = socket.create_connection(("127.0.0.1", port), timeout=20)
+        with context.wrap_socket(plain, server_hostname="127.0.0.1") as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            with connection.makefile("rb") as stream:
+                assert b" 200 " in stream.read()  # to the goodbye, which it does not answer
+            with socket.socket(fileno=connection.detach()) as below:
+                below.settimeout(20)  # less than uvloop waits for an answer
+                return below.recv(1)
+
+    async def serve_one() -> bytes:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: Protocol(config=config, server_state=state, app_state={}),
+            "127.0.0.1",
+            0,
+            ssl=tls.context(certificate.pem, certificate.key),
+        )
+        async with server:
+            return await asyncio.to_thread(ask, server.sockets[0].getsockname()[1])
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(serve_one()) == b""
 
 
 # -- files --------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ def test_an_answer_without_a_contract_is_unclear():
     for body in ({"success": False, "new_contract": 5}, {"success": True}, [], None, "<html>"):
         account._sdk.create_instance = lambda *_, body=body, **__: body
         request = type("Request", (), {"arguments": staticmethod(dict)})
-        with pytest.raises(Unclear, match="Vast.ai answered"):
+        with pytest.raises(Unclear, match=r"Vast\.ai answered"):
             account.create(1, request)
 
 

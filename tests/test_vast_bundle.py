@@ -55,6 +55,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_same_files_make_the_same_bytes(checkout: Path, tmp_path: Path):
     first = build("minilm", checkout)
     assert build("minilm", checkout) == first
+    assert names(first) == sorted(names(first))
+    assert first.content[4:8] == bytes(4)  # the time in gzip's own head
     copy = tmp_path / "copy"
     shutil.copytree(checkout, copy)
     for number, path in enumerate(sorted(copy.rglob("*"), reverse=True)):

@@ -37,7 +37,12 @@ def test_from_a_key_to_an_endpoint_whose_snippets_work_when_pasted(site: Site):
     assert "$0.100 an hour" in out and "deploy vast destroy rerank-serve-minilm-" in out
     pasted = re.split(r"^# (.+)$", out, flags=re.MULTILINE)
     snippets = dict(zip(pasted[1::2], pasted[2::2], strict=True))
-    assert list(snippets) == ["curl", "requests", "Cohere", "our own client, from this folder"]
+    assert list(snippets) == [
+        "curl",
+        "requests",
+        "Cohere (pip install cohere)",
+        "our own client, from this folder",
+    ]
     for name, snippet in snippets.items():
         shell = ["bash", "-c"] if name == "curl" else [sys.executable, "-c"]
         done = subprocess.run(

@@ -242,6 +242,7 @@ def test_logs_behind_the_time(log: str, expected: Said):
         "  rerank-serve: ended with status 1",
         f"{STAMP}x rerank-serve: ended with status 1",
         f"{STAMP}{STAMP}rerank-serve: ended with status 1",
+        "rerank-serve: ended with status 1 and more",
         f"x rerank-serve: fingerprint {OTHER} run 99",
         f"a\rrerank-serve: fingerprint {OTHER} run 99",
         f"a\x85rerank-serve: fingerprint {OTHER} run 99",

@@ -110,7 +110,7 @@ def test_a_host_that_fails_is_destroyed_and_the_next_is_taken(site: Site, fault:
 )
 def test_a_host_that_stalls_is_destroyed_and_the_next_is_taken(site: Site, fault: str, words: str):
     site.fake.fault(fault, machine=CHEAP)
-    site.launch(timeout_s=16)
+    site.launch(timeout_s=12)
     (line,) = (line for line in site.lines if line.startswith(f"machine {CHEAP} failed: stalled"))
     assert words in line or "last: " in line
     assert machines(site) == [CHEAP, NEXT]
@@ -194,19 +194,19 @@ def test_a_destruction_that_fails_at_first_is_tried_again(site: Site):
     assert_one(site, NEXT)
 
 
-@pytest.mark.parametrize("endpoint", ["search", "create", "show", "list", "logs", "destroy"])
-def test_too_many_requests_are_waited_for(site: Site, endpoint: str):
-    site.fake.fault("rate_limited", endpoint=endpoint, times=3)
+def test_too_many_requests_are_waited_for(site: Site):
+    for endpoint in ("search", "create", "show", "list", "logs", "destroy"):
+        site.fake.fault("rate_limited", endpoint=endpoint, times=3)
     site.launch()
     assert_one(site)
 
 
-@pytest.mark.parametrize("endpoint", ["search", "show", "logs"])
 @pytest.mark.parametrize("fault", ["api_500", "hang"])
-def test_a_fault_of_vast_ai_that_passes_is_no_failure(site: Site, endpoint: str, fault: str):
+def test_a_fault_of_vast_ai_that_passes_is_no_failure(site: Site, fault: str):
     more = {"seconds": 5} if fault == "hang" else {}
-    site.fake.fault(fault, endpoint=endpoint, times=1, **more)
-    site.launch()
+    for endpoint in ("search", "show", "list", "logs", "destroy"):
+        site.fake.fault(fault, endpoint=endpoint, times=1, **more)
+    site.launch(timeout_s=40)
     assert_one(site)
 
 
@@ -287,7 +287,7 @@ def test_each_attempt_has_a_key_of_its_own_unless_one_is_given(site: Site):
     assert "my-own-key" not in site.fake.journal_text()
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_any_faults_together_hide_no_instance(site: Site, seed: int):
     chance = random.Random(seed)
     hosts = ["status_error", "exits", "offline", "frozen"]

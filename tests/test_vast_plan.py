@@ -94,16 +94,45 @@ numbers = st.floats(min_value=0, max_value=1e6)
 hardware = st.builds(Hardware, **{field.name: numbers for field in fields(Hardware)})
 
 
-@given(hardware, st.none() | st.floats(min_value=1e-6, max_value=999))
-def test_the_text_of_a_search_is_the_search(needs: Hardware, max_price: float | None):
-    found = clauses(needs, max_price)
+positive = st.none() | st.floats(min_value=1e-6, max_value=1e6)
+
+
+@given(hardware, positive, positive)
+def test_the_text_of_a_search_is_the_search(
+    needs: Hardware, max_price: float | None, ttl_s: float | None
+):
+    found = clauses(needs, max_price, ttl_s)
     assert parsed(query_text(found)) == query(found)
 
 
-def test_a_price_is_one_more_requirement():
-    *rest, price = clauses(BASE, 0.35)
+def test_a_price_and_a_time_are_two_more_requirements():
+    *rest, time, price = clauses(BASE, 0.35, 12 * 3600)
     assert tuple(rest) == NEEDS
+    assert (str(time), time.words) == ("duration >= 0.5", "free for 12 h")
     assert (str(price), price.words) == ("dph_total <= 0.35", "at most $0.35 an hour")
+
+
+@pytest.mark.parametrize(
+    ("clause", "value", "holds"),
+    [
+        (clauses(BASE, None, 4 * 3600)[-1], 4 * 3600, True),  # offers say it in seconds
+        (clauses(BASE, None, 4 * 3600)[-1], 4 * 3600 - 1, False),
+        (clauses(BASE, 0.35)[-1], 0.35, True),
+        (clauses(BASE, 0.35)[-1], 0.3501, False),
+        (NEEDS[2], 1, True),  # one GPU
+        (NEEDS[2], 2, False),
+        (NEEDS[2], True, False),
+        (NEEDS[3], True, True),  # an address that stays
+        (NEEDS[3], 1, True),
+        (NEEDS[3], False, False),
+        (NEEDS[3], 0, False),
+        (NEEDS[3], "true", False),
+        (NEEDS[3], None, False),
+    ],
+)
+def test_whether_a_requirement_holds(clause: Clause, value: object, holds: bool):
+    assert clause.holds({clause.field: value}) == holds
+    assert not clause.holds({})
 
 
 # ------------------------------------------------------------------------------------- the needs
@@ -217,9 +246,7 @@ def test_a_script_may_have_so_many_characters(tunnel: bool):
 
 
 def test_our_script_is_short_enough():
-    script = plan.script_of(BOOT.read_text())
-    assert script.isascii()
-    request(script=script)
+    request(script=plan.packed(BOOT.read_text()))
 
 
 attempts = st.from_regex(r"[0-9a-f]{6}-[1-9][0-9]?", fullmatch=True)
@@ -296,15 +323,17 @@ TRIED = "not tried before"
 JUNK: list[object] = [None, "", "15360", True, False, [], {}, -1, -0.5, 0, 1, 2.5, 10**400, 1e308]
 JUNK += [float("nan"), float("inf"), float("-inf"), 5e-324]
 missing = object()
+READ = sorted({*NUMBERS, "id", "machine_id", *(clause.field for clause in NEEDS)})
 values = st.sampled_from([missing, *JUNK]) | st.floats() | st.integers()
-changes = st.dictionaries(st.sampled_from(sorted(offer())), values, max_size=3)
+changes = st.dictionaries(st.sampled_from([*READ, "gpu_name"]), values, max_size=3)
+prices = st.sampled_from([0.1, 0.2, 0.5]) | st.floats(0.01, 2)
 machines = st.integers(min_value=1, max_value=6)
 
 
 @st.composite
 def an_offer(draw: st.DrawFn) -> dict:
     """A good offer but for some of its fields."""
-    good = offer(dph_total=draw(st.floats(0.01, 2)), machine_id=draw(machines)) | draw(changes)
+    good = offer(dph_total=draw(prices), machine_id=draw(machines)) | draw(changes)
     return {field: value for field, value in good.items() if value is not missing}
 
 
@@ -340,6 +369,20 @@ def failures(each: Mapping, wanted: Iterable[Clause], excluded: set[int]) -> lis
     failed += [] if makes_sense(each) else [SENSE]
     machine = each.get("machine_id")
     return failed + ([TRIED] if is_number(machine) and machine in excluded else [])
+
+
+@pytest.mark.parametrize("field", READ)
+def test_one_odd_value(field: str):
+    for value in (missing, *JUNK):
+        odd = {k: v for k, v in (offer() | {field: value}).items() if v is not missing}
+        for wanted in (NEEDS, ()):
+            failed = failures(odd, wanted, set())
+            try:
+                found = choose([odd], wanted, BASE)
+            except NoneFits as error:
+                check_none_fits(error, [failed])
+            else:
+                assert not failed and [each.offer for each in found] == [odd]
 
 
 wishes = st.sampled_from([(), NEEDS, NEEDS[:7], clauses(BASE, 0.5)])
@@ -404,6 +447,11 @@ def test_the_words_when_none_fits():
         "none of 4 offers fits; ruled out by a GPU with 15 GB: 2, a verified host: 1,"
         " 200 Mbit/s down: 1, not tried before: 1; without «a GPU with 15 GB» 1 would do"
     )
+
+
+def test_of_two_that_cost_the_same_the_first_id_is_taken():
+    twins = [offer(id=number) for number in (3, 1, 2)]
+    assert [each.id for each in choose(twins, NEEDS, BASE)] == [1, 2, 3]
 
 
 def test_the_cheapest_hour_of_work_is_not_the_cheapest_rent():

@@ -1,13 +1,12 @@
-"""What people paste: the snippets of an endpoint, the plain recipe, and the options of the command."""
+"""What people paste, and what they type: snippets, the plain recipe, the command's options."""
 
 import ast
 import json
 import math
-import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tests.certificates import Certificate, self_signed
 from tests.fake_vast import FakeVast, offer
 from tests.harness import KEY, ROOT, Server, write_config
 
+Snippet = Callable[[snippets.Access], str]
 GOLDEN = Path(__file__).parent / "golden" / "vast" / "recipe-bge-reranker-base.txt"
 
 
@@ -37,7 +37,6 @@ ACCESS = snippets.Access(
     key_file=f"/k {ODD}/key",
     header_file=f"/h {ODD}/authorization",
 )
-PYTHON = [name for name in snippets.ALL if name != "curl"]
 
 
 def test_curl_is_read_as_it_is_meant():
@@ -52,16 +51,22 @@ def test_curl_is_read_as_it_is_meant():
     }
 
 
+def test_an_address_in_brackets_is_no_pattern():
+    """Which some shells would take it for."""
+    text = snippets.curl(replace(ACCESS, url="https://[2001:db8::1]:443"))
+    assert " 'https://[2001:db8::1]:443/rerank' " in text
+
+
 @pytest.mark.parametrize(
-    ("name", "constants"),
+    ("snippet", "constants"),
     [
-        ("requests", {ACCESS.key_file, ACCESS.certificate, f"{ACCESS.url}/rerank"}),
-        ("Cohere", {ACCESS.key_file, ACCESS.certificate, ACCESS.url, ACCESS.model}),
-        ("our own client, from this folder", {ACCESS.key_file, ACCESS.url, ACCESS.fingerprint}),
+        (snippets.requests, {ACCESS.key_file, ACCESS.certificate, f"{ACCESS.url}/rerank"}),
+        (snippets.cohere, {ACCESS.key_file, ACCESS.certificate, ACCESS.url, ACCESS.model}),
+        (snippets.ours, {ACCESS.key_file, ACCESS.url, ACCESS.fingerprint}),
     ],
 )
-def test_python_is_read_as_it_is_meant(name: str, constants: set[str]):
-    tree = ast.parse(snippets.ALL[name](ACCESS))
+def test_python_is_read_as_it_is_meant(snippet: Snippet, constants: set[str]):
+    tree = ast.parse(snippet(ACCESS))
     found = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     assert constants <= {value for value in found if isinstance(value, str)}
 
@@ -101,13 +106,13 @@ def access(
         )
 
 
-@pytest.mark.parametrize("name", snippets.ALL)
-def test_each_ranks(name: str, access: snippets.Access):
-    text = snippets.ALL[name](access)
-    command = ["bash", "-c", text] if name == "curl" else [sys.executable, "-c", text]
+@pytest.mark.parametrize("snippet", snippets.ALL.values())
+def test_each_ranks(snippet: Snippet, access: snippets.Access):
+    shell = ["bash"] if snippet is snippets.curl else [sys.executable]
+    command = [*shell, "-c", snippet(access)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    if name == "Cohere":
+    if snippet is snippets.cohere:
         lines = [line.split() for line in done.stdout.splitlines()]
         assert [index for _, index in lines] == ["0", "1"]
         high, low = (float(score) for score, _ in lines)
@@ -202,7 +207,7 @@ def test_what_the_recipe_cannot_bring(
     assert words in str(caught.value)
 
 
-# --------------------------------------------------------------------------------------- the options
+# -------------------------------------------------------------------------------------- the options
 
 
 @pytest.mark.parametrize(
@@ -279,8 +284,8 @@ def test_a_wrong_command_is_told(arguments: list[str], capsys: pytest.CaptureFix
 
 def test_defaults_and_all_options():
     plain = parse("up")
-    assert (plain.model, plain.port, plain.timeout, plain.tries) == ("minilm", 8443, 1200, 3)
-    assert (plain.max_price, plain.ttl, plain.max_waste) == (None, None, 1.0)
+    assert (plain.model, plain.port, plain.tries, plain.max_waste) == ("minilm", 8443, 3, 1.0)
+    assert (plain.max_price, plain.ttl, plain.timeout) == (None, None, None)
     words = "--max-price 0.35 --ttl 1h30m --tunnel --local-port 9 --ssh-key k --port 9000"
     words += " --api-key-file f --hf-token --timeout 5m --tries 1 --max-waste 2 --yes --dry-run"
     found = parse("up", "org/name", *words.split())

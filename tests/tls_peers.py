@@ -12,6 +12,7 @@ from typing import Self
 
 from tests.certificates import Certificate
 
+PATIENCE_S = 30  # of one that waits for a client which a test has failed for
 RESULTS = [{"index": 0, "relevance_score": 0.75}, {"index": 1, "relevance_score": 0.25}]
 RANKING = json.dumps({"results": RESULTS}).encode()
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%s\r\n%s"
@@ -51,6 +52,7 @@ class Listener:
             self._threads[-1].start()
 
     def _take(self, connection: socket.socket) -> None:
+        connection.settimeout(PATIENCE_S)
         with connection, suppress(OSError):  # whoever connected is gone, as tests mean it
             self.serve(connection)
 
@@ -118,7 +120,7 @@ class Proxy(Listener):
                 return
             head += data
         self.asked.append(head.decode().splitlines()[0])
-        with socket.create_connection(("127.0.0.1", self._to)) as target:
+        with socket.create_connection(("127.0.0.1", self._to), timeout=PATIENCE_S) as target:
             connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
             back = threading.Thread(target=_pour, args=(target, connection))
             back.start()

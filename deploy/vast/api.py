@@ -48,7 +48,7 @@ INTERVALS: Mapping[str, float] = {
 }
 _CREDIT = re.compile(r"insufficient_credit|\bcredits?\b", re.IGNORECASE)
 TRIES = 6  # of one call; the pauses between them double
-LOOKS = 4  # for what may show late: an instance just created, or just destroyed
+LOOKS, GONE_LOOKS = 4, 15  # for an instance that may show late, or be slow to go
 
 # The SDK speaks of its own affairs at INFO, and of ours nowhere.
 logging.getLogger("vastai").setLevel(logging.WARNING)
@@ -147,8 +147,14 @@ class Vast:
 
     def logs(self, instance: int, tail: int = 400) -> str:
         """The last lines of an instance's log; empty while there are none."""
-        with suppress(Gone, TimeoutError):
-            text = self._call("logs", lambda: self._sdk.logs(instance, tail=str(tail)))
+
+        def ask() -> object:
+            with suppress(TimeoutError):  # not ready yet, as the SDK has it
+                return self._sdk.logs(instance, tail=str(tail))
+            return ""
+
+        with suppress(Gone):
+            text = self._call("logs", ask)
             return text if isinstance(text, str) else ""
         return ""
 
@@ -165,7 +171,7 @@ class Vast:
         """Destroys an instance and returns when it is gone. Raises VastFault if it stays."""
         with suppress(Gone):
             self._call("destroy", lambda: self._sdk.destroy_instance(instance))
-        for _ in range(LOOKS):
+        for _ in range(GONE_LOOKS):
             if self.show(instance) is None:
                 return
         raise VastFault(f"instance {instance} is still there after it was destroyed")
@@ -201,10 +207,8 @@ class _Again(Exception):
         self.after = after
 
 
-def mapped(error: Exception, *, may_repeat: bool) -> DeployError | _Again | Exception:
+def mapped(error: Exception, *, may_repeat: bool) -> DeployError | _Again:
     """Our exception for one of the SDK's. No other place knows of those."""
-    if isinstance(error, TimeoutError):  # a log that is not ready yet
-        return error
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return _refusal(error.response, may_repeat=may_repeat)
     words = f"{type(error).__name__}: {error}"

@@ -1,6 +1,5 @@
 #!/bin/bash
-# What runs in a rented instance, in place of the image's own entry point. Lines with comments are
-# left out when it is sent, since Vast.ai bounds its length. What it says begins with
+# What runs in a rented instance, in place of the image's own entry point. What it says begins with
 # "rerank-serve: "; the launcher reads that in the instance's log.
 set -uo pipefail
 umask 077
@@ -81,6 +80,7 @@ class Handler(http.BaseHTTPRequestHandler):
         pass
 server = http.ThreadingHTTPServer((env["RERANK_HOST"], int(env["RERANK_PORT"])), Handler)
 server.daemon_threads = True
+server.handle_error = lambda *_: None  # strangers' broken handshakes would fill the log
 tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 tls.load_cert_chain("certificate.pem", "key.pem")
 server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)

@@ -21,15 +21,18 @@ from deploy.vast import bundle, manage, recipe, snippets
 from deploy.vast.api import Pace, Vast
 from deploy.vast.desk import Desk
 from deploy.vast.errors import DeployError, NoKey
-from deploy.vast.launch import Launch, Wish, new_key, request_of
+from deploy.vast.launch import BOOT, Launch, Wish, new_key, request_of
 from deploy.vast.notes import Notes
 from deploy.vast.offers import table
 from deploy.vast.options import parser_for
-from deploy.vast.plan import clauses, needs_of, query_text
+from deploy.vast.plan import needs_of, query_text
 from deploy.vast.ready import Ready
 from deploy.vast.rental import command
 from serve import stack_yaml
 from serve.errors import ConfigError
+
+# From renting to ranking, unless said otherwise: with the slowest download that is taken.
+TIMEOUT_S, S_PER_GB = 1200.0, 40.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def up(options: argparse.Namespace, here: Here) -> None:
         identity=options.ssh_key,
         key=_own_key(options.api_key_file, here.environment),
         hf_token=_hf_token(here.environment) if options.hf_token else None,
-        timeout_s=options.timeout,
+        timeout_s=options.timeout or TIMEOUT_S + S_PER_GB * needs.download_gb,
         tries=options.tries,
         max_waste=options.max_waste,
     )
@@ -113,11 +116,12 @@ def _dry_run(wish: Wish, here: Here) -> None:
     request = request_of(wish, "0", wish.key or new_key(), now=time.time()).redacted()
     print(f"needs:   {wish.needs}")
     print("request:", json.dumps(request, indent=1))
+    print(f"script:  {BOOT}, which the request has packed")
     print(f"program: {len(wish.bundle.content)} bytes, sent to the instance over pinned TLS")
-    print(f"search:  {query_text(clauses(wish.needs, wish.max_price))}")
+    print(f"search:  {query_text(wish.requirements())}")
     try:
         launch = Launch(here.desk(), wish, _ask, _tell)
-        print(table(launch.quotes(launch.requirements())))
+        print(table(launch.quotes(wish.requirements())))
     except NoKey as error:
         print(f"offers:  not searched: {error}")
     print("nothing was rented")

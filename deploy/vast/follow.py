@@ -15,10 +15,10 @@ STALL = 0.5  # of the time for all: so long may nothing change
 Way = Callable[[Instance], AbstractContextManager[Address | None]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Follower:
     """What is followed, and what it is given. `earlier` is the run of its start script that its
-    log had before it was started again."""
+    log had before it was started again; `is_seen`, whether Vast.ai has shown the instance yet."""
 
     desk: Desk
     instance: int
@@ -27,6 +27,7 @@ class Follower:
     program: bytes
     timeout_s: float
     earlier: str = ""
+    is_seen: bool = False
 
     def until_ready(self) -> Proof:
         """Returns when it has ranked four passages rightly. Raises HostFailed."""
@@ -49,8 +50,11 @@ class Follower:
     def _look(self) -> str | Proof:
         """What there is to see now, in words; or that it ranks."""
         instance = self.desk.vast.show(self.instance)
-        if instance is None:
+        if instance is None and self.is_seen:
             raise HostFailed("it is gone: Vast.ai or its host has ended it")
+        if instance is None:
+            return "created: Vast.ai does not show it yet"
+        self.is_seen = True
         if reason := vast_instance.failure(instance):
             raise HostFailed(reason + self._last_words())
         if instance.status != "running":

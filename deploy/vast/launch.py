@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploy.vast.bundle import Bundle
 from deploy.vast.desk import Desk
-from deploy.vast.errors import Gone, HostFailed, Lost, NoMachine, StillThere
+from deploy.vast.errors import Gone, HostFailed, Lost, NoMachine
 from deploy.vast.notes import Deployment
 from deploy.vast.offers import PLANNED_HOURS, SHOWN, NoneFits, Quote, choose, table
 from deploy.vast.plan import (
@@ -18,8 +18,8 @@ from deploy.vast.plan import (
     Request,
     clauses,
     label_for,
+    packed,
     request_for,
-    script_of,
 )
 from deploy.vast.ready import Ready, make_ready
 from deploy.vast.rental import Rental, destroy
@@ -50,7 +50,7 @@ class Wish:
     identity: Path | None = None  # for SSH
     key: str | None = field(default=None, repr=False)  # of the endpoint; unset: a new one
     hf_token: str | None = field(default=None, repr=False)
-    timeout_s: float = 1200.0
+    timeout_s: float = 1200.0  # from renting to ranking
     tries: int = 3
     max_waste: float = 1.0
 
@@ -58,6 +58,10 @@ class Wish:
     def hours(self) -> float:
         """For how long the machine will work, as far as anyone says."""
         return self.ttl_s / 3600 if self.ttl_s else PLANNED_HOURS
+
+    def requirements(self, most: float | None = None) -> tuple[Clause, ...]:
+        """Of an offer; `most` dollars an hour, if that is agreed."""
+        return clauses(self.needs, self.max_price if most is None else most, self.ttl_s)
 
 
 @dataclass
@@ -72,7 +76,7 @@ class Launch:
 
     def up(self) -> None:
         """Raises DeployError; nothing of this launch is left then that it does not name."""
-        quotes = self.quotes(self.requirements())
+        quotes = self.quotes(self.wish.requirements())
         self.desk.show(table(quotes))
         most = self._agree(quotes)
         tally = _Tally(self.wish)
@@ -81,11 +85,11 @@ class Launch:
             while not kept and not tally.is_enough:
                 quote = next((q for q in quotes if q.machine not in tally.tried), None)
                 if quote is None or quote.hourly > most:
-                    quotes = self.quotes(self.requirements(most), tally.tried)
+                    quotes = self.quotes(self.wish.requirements(most), tally.tried)
                 else:
                     kept = self._try(quote, tally)
         finally:
-            if tally.lost:
+            if tally.lost:  # its words name what to look for, should this fail too
                 self._sweep(kept)
         if not kept:
             raise NoMachine(f"{tally}: nothing runs. Try again later, or with more --tries")
@@ -103,10 +107,6 @@ class Launch:
             tally.lost |= isinstance(error, Lost)
             self.desk.show(f"machine {quote.machine} failed: {error}")
         return ""
-
-    def requirements(self, most: float | None = None) -> tuple[Clause, ...]:
-        """Of an offer; `most` dollars an hour, if that is agreed."""
-        return clauses(self.wish.needs, self.wish.max_price if most is None else most)
 
     def quotes(
         self, requirements: tuple[Clause, ...], tried: frozenset[int] | set[int] = frozenset()
@@ -150,24 +150,23 @@ class Launch:
         )
         desk.notes.begin(deployment, key, wish.bundle.content)
         desk.show(f"renting offer {quote.id}, {quote.name} for ${quote.hourly:.3f} an hour")
+        rental = Rental(desk.vast, request, desk.show)
         try:
-            with Rental(desk.vast, request, desk.show) as rental:
+            with rental:
                 created = rental.create(quote.id)
                 deployment = desk.notes.write(deployment, instance=created)
                 desk.show(f"instance {created}, labelled {request.label}")
                 self.tell(make_ready(desk, deployment))
                 rental.keep()  # not before the user knows of it
                 return request.label
-        except StillThere:  # what is known of it may be needed
-            raise
-        except BaseException:
-            desk.notes.forget(request.label)
-            raise
+        finally:
+            if rental.state == "nothing":  # else what is known of it is needed
+                desk.notes.forget(request.label)
 
     def _sweep(self, kept: str) -> None:
         """Destroys what showed too late to be known: one launch leaves one instance, or none."""
-        self.desk.show("an answer was lost in this launch: looking for what may have come of it")
         mine = f"-{self.id}-"
+        self.desk.show(f"an answer was lost: looking once more for instances labelled …{mine}…")
         for one in self.desk.vast.ours():
             if mine in one.label and one.label != kept:
                 destroy(self.desk.vast, one.label, one.id, self.desk.show)
@@ -217,7 +216,7 @@ def request_of(wish: Wish, attempt: str, key: str, *, now: float) -> Request:
         hf_token=wish.hf_token,
     )
     label = label_for(wish.model, attempt)
-    return request_for(wish.needs, contents, label=label, script=script_of(BOOT.read_text()))
+    return request_for(wish.needs, contents, label=label, script=packed(BOOT.read_text()))
 
 
 def new_key() -> str:

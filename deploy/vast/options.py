@@ -1,6 +1,7 @@
 """What may stand behind `python -m deploy vast`."""
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -48,8 +49,10 @@ def _add_up(verb: argparse.ArgumentParser) -> None:
     words = f"its first key is the endpoint's; or ${KEY_VARIABLE} (default: a new key)"
     add("--api-key-file", type=Path, metavar="F", help=words)
     add("--hf-token", action="store_true", help="send $HF_TOKEN, for a gated model")
-    words = "from renting to ranking; then the next offer is taken (20m)"
-    add("--timeout", type=seconds, default=1200.0, metavar="20m", help=words)
+    words = (
+        "from renting to ranking, then the next offer is taken (20m, and 40s for each GB of MODEL)"
+    )
+    add("--timeout", type=seconds, metavar="20m", help=words)
     add("--tries", type=_count, default=3, metavar="N", help="machines that may fail (%(default)s)")
     words = "dollars that machines that fail may cost together (%(default)s)"
     add("--max-waste", type=_dollars, default=1.0, metavar="X", help=words)
@@ -57,9 +60,9 @@ def _add_up(verb: argparse.ArgumentParser) -> None:
 
 def seconds(text: str) -> float:
     """`4h`, `90m`, `1h30m`, `2d`, `45s` in seconds. Raises argparse.ArgumentTypeError."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text)
     total = sum(float(number) * UNITS[unit] for number, unit in parts)
-    if "".join(map("".join, parts)) != text or total <= 0:
+    if "".join(map("".join, parts)) != text or not 0 < total < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no time: write 4h, 90m, 1h30m or 2d")
     return total
 

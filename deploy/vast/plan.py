@@ -1,5 +1,7 @@
 """Pure: from what a model needs to the search for a machine and the request for an instance."""
 
+import base64
+import gzip
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +26,8 @@ LABEL = "rerank-serve-"  # begins the label of each instance that is ours
 DEFAULT_PORT = 8443  # inside the instance
 SECRETS = frozenset({"RERANK_API_KEY", "HF_TOKEN"})
 REDACTED = "[redacted]"
+DAY_S = 86400.0
+FILE = "rerank-serve.sh"  # the start script, in the home of the instance
 LONGEST_SCRIPT = 4096  # characters of a start script with its arguments, as Vast.ai bounds them
 BEYOND = 1e15  # any number that says something
 
@@ -99,15 +103,18 @@ def image_for(needs: Hardware) -> str:
     return f"{REPOSITORY}:{tag}"
 
 
-def clauses(needs: Hardware, max_price: float | None = None) -> tuple[Clause, ...]:
+def clauses(
+    needs: Hardware, max_price: float | None = None, ttl_s: float | None = None
+) -> tuple[Clause, ...]:
     """Every requirement of an offer for a machine that needs this.
 
     The first seven are those of Vast.ai's own guide for rerankers. GPU memory is as offers report
     it, which is less than what is printed on the box: a T4 of 16 GB has 15,360 MB.
-    `max_price` is in dollars an hour.
+    `max_price` is in dollars an hour; `ttl_s` is for how long the machine is wanted, if that is
+    known: its host lets it no longer than the offer says.
     """
     capability, memory = needs.compute_capability, needs.gpu_memory_gib
-    found = (
+    found: tuple[Clause, ...] = (
         Clause("compute_cap", ">=", round(capability * 100), f"compute capability {capability:g}"),
         Clause("gpu_ram", ">=", memory, f"a GPU with {memory:g} GB", 1000),
         Clause("num_gpus", "=", 1, "one GPU"),
@@ -120,9 +127,13 @@ def clauses(needs: Hardware, max_price: float | None = None) -> tuple[Clause, ..
         Clause("reliability", ">=", 0.98, "reliability of 98 %"),
         Clause("inet_down", ">=", 200, "200 Mbit/s down"),
     )
-    if max_price is None:
-        return found
-    return (*found, Clause("dph_total", "<=", max_price, f"at most ${max_price:g} an hour"))
+    if ttl_s is not None:
+        days = ttl_s / DAY_S
+        found = (*found, Clause("duration", ">=", days, f"free for {ttl_s / 3600:g} h", DAY_S))
+    if max_price is not None:
+        words = f"at most ${max_price:g} an hour"
+        found = (*found, Clause("dph_total", "<=", max_price, words))
+    return found
 
 
 def query(requirements: Sequence[Clause]) -> dict[str, dict[str, float | bool]]:
@@ -217,7 +228,11 @@ def label_for(model: str, attempt: str) -> str:
     return f"{LABEL}{plain[:40]}-{attempt}"
 
 
-def script_of(boot: str) -> str:
-    """A start script without its comments and empty lines, which count as characters too."""
-    lines = [line for line in boot.splitlines() if line.strip()]
-    return "\n".join(line for line in lines if not line.lstrip().startswith("#")) + "\n"
+def packed(script: str) -> str:
+    """A command for bash that is `script`, in a third of its length.
+
+    It has no space, no quote, no dollar and no line break, so that it stays one argument whoever
+    splits or joins arguments on the way.
+    """
+    content = base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
+    return f"{{base64,-d}}<<<{content}|gunzip>~/{FILE};{{exec,bash,~/{FILE}}}"

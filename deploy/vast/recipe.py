@@ -1,11 +1,12 @@
 """Pure: the plain recipe of Vast.ai's own guide, for who wants vLLM itself, and what it lacks."""
 
+import re
 import shlex
 
 from deploy.vast.plan import clauses, image_for, query_text
 from serve import argv
 from serve.errors import ConfigError
-from serve.spec import Hardware
+from serve.spec import Hardware, Model, is_path
 from serve.stack import Stack
 
 PLAIN_PORT = 8000
@@ -30,7 +31,8 @@ def recipe(stack: Stack, needs: Hardware) -> str:
         raise ConfigError(f"the plain recipe serves one model: name one of {names}")
     model = stack.models[0]
     if model.is_local or model.template is not None:
-        what = "its prompt template" if model.template else "weights in a package"
+        local = "a folder" if is_path(model.model) else "a package"
+        what = "its prompt template" if model.template else f"weights in {local}"
         raise ConfigError(
             f"{model.name} needs {what}, which the plain recipe cannot bring: leave --print-cli out"
         )
@@ -43,9 +45,20 @@ def recipe(stack: Stack, needs: Hardware) -> str:
             f" --storage {needs.disk_gib:g}",
             "export INSTANCE_ID=…   # the ID of the offer that you choose",
             f"vastai create instance $INSTANCE_ID --image {image_for(needs)}"
-            f" --env '-p {PLAIN_PORT}:{PLAIN_PORT}' --disk {needs.disk_gib:g}"
+            f" --env {shlex.quote(_environment(model))} --disk {needs.disk_gib:g}"
             f" --args {shlex.join(flags)}",
             "vastai show instances   # until it runs; then find its address and port, and",
             "vastai destroy instance …   # with the instance's own ID, when you are done",
         )
     )
+
+
+def _environment(model: Model) -> str:
+    """The port, and the variables of a model's YAML, as Vast.ai's program reads them: it divides
+    at spaces and takes quotes away. Raises ConfigError for a value that this would change."""
+    words = [f"-p {PLAIN_PORT}:{PLAIN_PORT}"]
+    for key, value in model.env.items():
+        if not re.fullmatch(r"[^\s'\"]+", str(value)):
+            raise ConfigError(f"env.{key}: the plain recipe cannot bring {value!r}")
+        words.append(f"-e {key}={value}")
+    return " ".join(words)

@@ -4,9 +4,10 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
+from typing import Literal
 
 from deploy.vast.api import Vast
-from deploy.vast.errors import DeployError, Lost, StillThere, Unclear
+from deploy.vast.errors import Gone, Lost, NoCredit, StillThere, Unclear
 from deploy.vast.plan import Request
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -23,35 +24,39 @@ class Rental:
     def __init__(self, vast: Vast, request: Request, show: Show) -> None:
         self._vast, self._request, self._show = vast, request, show
         self._id: int | None = None
-        self._may_exist = False
+        self._is_shown = False  # by Vast.ai, which may say of what it does not show that it is gone
+        self.state: Literal["nothing", "may exist", "kept"] = "nothing"
 
     def __enter__(self) -> "Rental":
         return self
 
     def create(self, offer: int) -> int:
         """Rents an offer, once: the instance's id. Raises what `Vast.create` does, but Unclear."""
-        self._may_exist = True
+        self.state = "may exist"
         try:
             self._id = self._vast.create(offer, self._request)
+            self._is_shown = self._vast.show(self._id) is not None
         except Unclear as error:
-            self._show(f"{error}: looking for an instance labelled {self.label}")
-            found = self._vast.find(self.label)
-            if not found:
-                self._may_exist = False
-                raise Lost(f"nothing was created, as it seems ({error})") from error
-            self._id = found[0].id
-        except DeployError:  # which says that nothing was
-            self._may_exist = False
+            self._id = self._find(error)
+            self._is_shown = True
+        except (Gone, NoCredit):  # which say that nothing was created
+            self.state = "nothing"
             raise
         return self._id
 
-    @property
-    def label(self) -> str:
-        return self._request.label
+    def _find(self, error: Unclear) -> int:
+        """The id of what a lost answer has created. Raises Lost."""
+        label = self._request.label
+        self._show(f"{error}: looking for an instance labelled {label}")
+        found = self._vast.find(label)
+        if not found:
+            self.state = "nothing"
+            raise Lost(f"nothing was created, as it seems ({error})") from error
+        return found[0].id
 
     def keep(self) -> None:
         """Lets the instance live on after the end."""
-        self._may_exist = False
+        self.state = "kept"
 
     def __exit__(
         self,
@@ -59,13 +64,22 @@ class Rental:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._may_exist:
-            with patient(self._show, f"destroying {self.label}"):
-                destroy(self._vast, self.label, self._id, self._show)
+        if self.state != "may exist":
+            return
+        label = self._request.label
+        with patient(self._show, f"destroying {label}"):
+            if self._id is not None:
+                destroy(self._vast, label, self._id, self._show)
+            if not self._is_shown:
+                destroy(self._vast, label, None, self._show)
+        self.state = "nothing"
 
 
 def destroy(vast: Vast, label: str, instance: int | None, show: Show) -> None:
-    """Destroys what bears a label, and returns when it is gone. Raises StillThere."""
+    """Destroys an instance, or without its id what bears the label, and returns when it is gone.
+
+    Raises StillThere.
+    """
     try:
         ids = [instance] if instance else [one.id for one in vast.find(label)]
         for one in ids:
@@ -74,9 +88,9 @@ def destroy(vast: Vast, label: str, instance: int | None, show: Show) -> None:
         if not ids:
             show(f"no instance is labelled {label}")
     except BaseException as error:
-        known = f"instance {instance} " if instance else "an instance "
+        known = f"instance {instance}" if instance else "an instance"
         raise StillThere(
-            f"{known}labelled {label} may still run and cost money ({_why(error)}): end it with"
+            f"{known} labelled {label} may still run and cost money ({_why(error)}): end it with"
             f" `{command('destroy', label)}`"
         ) from error
 

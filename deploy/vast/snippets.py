@@ -24,8 +24,8 @@ class Access:
 def curl(access: Access) -> str:
     """The simple route; the key stays in its file, since arguments are for all to see."""
     trust = shlex.join(["--cacert", access.certificate, "-H", f"@{access.header_file}"])
-    body = shlex.quote(json.dumps(BODY))
-    return f"curl -s {trust} -H 'content-type: application/json' {access.url}/rerank -d {body}"
+    rest = shlex.join([f"{access.url}/rerank", "-d", json.dumps(BODY)])
+    return f"curl -s {trust} -H 'content-type: application/json' {rest}"
 
 
 def requests(access: Access) -> str:
@@ -34,7 +34,7 @@ import pathlib, requests
 
 key = pathlib.Path({access.key_file!r}).read_text()
 answer = requests.post(
-    "{access.url}/rerank",
+    {f"{access.url}/rerank"!r},
     json={BODY!r},
     headers={{"authorization": f"Bearer {{key}}"}},
     verify={access.certificate!r},
@@ -50,10 +50,10 @@ import pathlib, ssl, cohere, httpx
 key = pathlib.Path({access.key_file!r}).read_text()
 trust = ssl.create_default_context(cafile={access.certificate!r})
 client = cohere.ClientV2(
-    key, base_url="{access.url}", httpx_client=httpx.Client(verify=trust, timeout=60)
+    key, base_url={access.url!r}, httpx_client=httpx.Client(verify=trust, timeout=60)
 )
 answer = client.rerank(
-    model="{access.model}", query={QUERY!r}, documents={list(FOUR_PASSAGES[:2])!r}
+    model={access.model!r}, query={QUERY!r}, documents={list(FOUR_PASSAGES[:2])!r}
 )
 for result in answer.results:
     print(result.relevance_score, result.index)"""
@@ -66,9 +66,9 @@ from clients import RerankClient
 
 key = pathlib.Path({access.key_file!r}).read_text()
 with RerankClient(
-    "{access.url}",
+    {access.url!r},
     api_key=key,
-    fingerprint="{access.fingerprint}",
+    fingerprint={access.fingerprint!r},
 ) as client:
     print(client.score({QUERY!r}, {list(FOUR_PASSAGES[:2])!r}))"""
 
@@ -76,7 +76,7 @@ with RerankClient(
 ALL = {
     "curl": curl,
     "requests": requests,
-    "Cohere": cohere,
+    "Cohere (pip install cohere)": cohere,
     "our own client, from this folder": ours,
 }
 
