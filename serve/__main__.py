@@ -30,7 +30,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # It warns of each request that is no HTTP: strangers would fill the log.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
     try:
         return int(options.command(options))
     except ConfigError as error:

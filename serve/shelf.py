@@ -16,7 +16,7 @@ def find(wanted: str, configs: Path = CONFIGS) -> Model:
     """The model that `wanted` means. Raises ConfigError when it means none, naming the nearest
     config, or more than one."""
     if wanted.endswith((".yaml", ".yml")):
-        return load(Path(wanted).expanduser())
+        return load(_path(wanted))
     shelf = load_all(configs)
     for path, model in shelf.items():
         if wanted.lower() in (path.stem.lower(), *(name.lower() for name in model.names)):
@@ -32,6 +32,13 @@ def find(wanted: str, configs: Path = CONFIGS) -> Model:
     )
 
 
+def _path(wanted: str) -> Path:
+    try:
+        return Path(wanted).expanduser()
+    except RuntimeError as error:  # `~name` of nobody
+        raise ConfigError(f"{wanted}: {error}") from error
+
+
 def plain(model: str) -> Model:
     """A spec for a model without a YAML: a cross-encoder with one logit, vLLM's own defaults."""
     short = model.rstrip("/").rsplit("/", 1)[-1]
@@ -42,7 +49,7 @@ def plain(model: str) -> Model:
 def find_stack(wanted: str, configs: Path = CONFIGS) -> Path | None:
     """The stack's YAML that `wanted` means, by path or name, if it means one."""
     if wanted.endswith((".yaml", ".yml")):
-        path = Path(wanted).expanduser()
+        path = _path(wanted)
         return path if path.is_file() and is_stack(path) else None
     named = (path for path in configs.glob("*.yaml") if path.stem.lower() == wanted.lower())
     return next(filter(is_stack, named), None)

@@ -208,8 +208,8 @@ def absolute(relative: str, path: Path) -> str:
     """A path in the YAML `path` as an absolute one: it is relative to the YAML's folder."""
     try:
         return str((path.parent / Path(relative).expanduser()).resolve())
-    except RuntimeError as error:  # `~name` of nobody
-        raise ConfigError(f"{relative}: {error}", str(path)) from error
+    except (RuntimeError, ValueError) as error:  # `~name` of nobody; a NUL
+        raise ConfigError(f"{relative!r}: {error}", str(path)) from error
 
 
 def _flags(reader: Reader, nodes: Mapping[str, yaml.Node]) -> Mapping[str, object]:

@@ -299,11 +299,6 @@ def test_what_is_no_http_does_no_harm(waiting: Machine):
     assert waiting.said.step == WAITING
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="its server prints 25 lines for each of them, and of a log the launcher reads the"
-    " last 400: `server.handle_error = lambda *_: None` ends it",
-)
 def test_strangers_do_not_fill_the_log(waiting: Machine):
     before = waiting.text()
     for garbage in (b"\x00" * 100, b"GET / HTTP/1.1\r\n\r\n"):

@@ -88,7 +88,7 @@ def test_a_dry_run_prints_the_plan_and_rents_nothing(site: Site):
     )  # fmt: skip
     assert status == 0, err
     assert "nothing was rented" in out
-    request = json.loads(out[out.index("{") : out.index("\nprogram:")])
+    request = json.loads(out[out.index("{") : out.index("\nscript:")])
     assert request["image"] == "vllm/vllm-openai:v0.32.0" and request["disk"] == 40
     assert request["env"]["RERANK_API_KEY"] == request["env"]["HF_TOKEN"] == "[redacted]"
     assert "hf_secret" not in out + err and "my-key" not in out + err

@@ -214,7 +214,7 @@ LOGS = [
         Said(PRINT, "17", "starting"),
     ),
     (BEGIN + STARTING + BEGIN.replace("17", "18"), Said(PRINT, "18")),
-    (STARTING, Said()),  # its beginning is cut off
+    (STARTING, Said(step="starting")),  # its beginning is cut off
     (BEGIN + STARTING + "x" * 5000, Said(PRINT, "17", "starting", last_line="x" * 300)),
 ]
 

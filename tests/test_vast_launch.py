@@ -6,7 +6,9 @@ gateway and a fake engine. Only the time between calls is short.
 
 import random
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -22,6 +24,7 @@ from deploy.vast.errors import (
     QuotaExhausted,
     StillThere,
 )
+from deploy.vast.follow import Follower
 from tests.fake_vast import FakeVast, offer
 from tests.vast_site import Site, quick_host
 
@@ -148,7 +151,7 @@ def test_what_shows_too_late_to_be_found_is_destroyed_in_the_end(site: Site):
     site.fake.fault("stuck_loading", machine=CHEAP)  # for both would want the same port here
     site.launch()
     assert "nothing was created, as it seems" in site.text
-    assert "an answer was lost in this launch" in site.text
+    assert "an answer was lost: looking once more for instances labelled" in site.text
     assert list(site.alive().values()) == [d.label for d in site.notes.all()]
     assert machines(site) == [CHEAP, NEXT]
 
@@ -366,6 +369,16 @@ def test_another_machine_may_list_and_destroy_but_not_ask(site: Site, tmp_path: 
         manage.start(elsewhere.desk, None)
     manage.end(elsewhere.desk, None)
     assert site.alive() == {}
+
+
+def test_what_the_script_said_first_is_kept_when_its_log_is_flooded():
+    begin = f"rerank-serve: fingerprint sha256:{'ab' * 32} run 7\nrerank-serve: starting\n"
+    logs = iter([begin, "garbage\n" * 400, "garbage\nrerank-serve: ended with status 1\n"])
+    account = SimpleNamespace(logs=lambda _: next(logs))
+    follower = Follower(SimpleNamespace(vast=account), 1, nullcontext, "key", b"", 60)
+    first, flooded, ended = follower._hear(), follower._hear(), follower._hear()
+    assert (flooded.fingerprint, flooded.run, flooded.step) == (first.fingerprint, "7", "starting")
+    assert (ended.fingerprint, ended.ended) == (first.fingerprint, 1)
 
 
 def test_a_server_with_another_certificate_is_sent_nothing(site: Site):

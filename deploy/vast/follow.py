@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deploy.vast import instance as vast_instance
 from deploy.vast.desk import Desk
@@ -17,8 +17,11 @@ Way = Callable[[Instance], AbstractContextManager[Address | None]]
 
 @dataclass
 class Follower:
-    """What is followed, and what it is given. `earlier` is the run of its start script that its
-    log had before it was started again; `is_seen`, whether Vast.ai has shown the instance yet."""
+    """What is followed, and what it is given.
+
+    `earlier` is the run of its start script that its log had before it was started again;
+    `is_seen` and `heard` are what there was to see and to hear of it so far.
+    """
 
     desk: Desk
     instance: int
@@ -28,6 +31,7 @@ class Follower:
     timeout_s: float
     earlier: str = ""
     is_seen: bool = False
+    heard: Said | None = None
 
     def until_ready(self) -> Proof:
         """Returns when it has ranked four passages rightly. Raises HostFailed."""
@@ -59,7 +63,7 @@ class Follower:
             raise HostFailed(reason + self._last_words())
         if instance.status != "running":
             return f"{instance.status or 'created'}: {instance.message or 'no word yet'}"[:200]
-        heard = vast_instance.said(self.desk.vast.logs(self.instance))
+        heard = self._hear()
         if heard.fingerprint is None or heard.run == self.earlier:
             return "running: its start script has not begun"
         if heard.ended is not None:
@@ -70,6 +74,19 @@ class Follower:
             return self._ask(instance, heard, heard.fingerprint)
         except NotYet as error:
             return f"running: {error}"
+
+    def _hear(self) -> Said:
+        """What its start script says. What it said first is kept, since a log shows the last lines
+        alone, and strangers may fill them."""
+        heard = vast_instance.said(self.desk.vast.logs(self.instance))
+        if heard.fingerprint is None and self.heard is not None:
+            step = heard.step or self.heard.step
+            heard = replace(
+                heard, fingerprint=self.heard.fingerprint, run=self.heard.run, step=step
+            )
+        if heard.fingerprint is not None:
+            self.heard = heard
+        return heard
 
     def _ask(self, instance: Instance, heard: Said, fingerprint: str) -> str | Proof:
         """The same, of an instance that itself can be asked. Raises NotYet and HostFailed."""

@@ -110,17 +110,15 @@ class Said:
 
 
 def said(log: str) -> Said:
-    """What the log of an instance tells. It may begin with earlier runs."""
-    begun = list(_BEGUN.finditer(log))
-    if not begun:
-        return Said(last_line=_telling(log))
-    latest = begun[-1]
-    rest = log[latest.end() :]
+    """What the log of an instance tells. It may begin with earlier runs, or behind the first line
+    of the latest, if much was printed since; whose log it is, is not known then."""
+    latest = next(reversed(list(_BEGUN.finditer(log))), None)
+    rest = log[latest.end() :] if latest else log
     steps = _SAID.findall(rest)
     ended = next(filter(None, map(_ENDED.fullmatch, steps)), None)
     return Said(
-        fingerprint=latest["fingerprint"],
-        run=latest["run"],
+        fingerprint=latest["fingerprint"] if latest else None,
+        run=latest["run"] if latest else "",
         step=steps[-1] if steps else "",
         ended=int(ended[1]) if ended else None,
         last_line=_telling(rest),
