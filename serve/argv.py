@@ -20,8 +20,11 @@ ENGINE_ENV: Mapping[str, str] = {
 }
 # On a CPU: all cores (vLLM keeps one free unless told not to); a small explicit KV cache, since
 # without one vLLM wants 92 % of the memory to be free, for encoders too, which use none; and Intel
-# MKL's reproducible kernels, with which a pair's score does not depend, not even in its last bit,
-# on what else is in its batch (without them MKL picks kernels by the batch's size).
+# MKL's reproducible kernels (without them MKL picks kernels by the batch's size). On Intel's CPUs a
+# pair's score then does not depend, not even in its last bit, on what else is in its batch. On
+# others MKL has no strict mode: a cross-encoder's classification head, which goes to MKL with a row
+# for each passage (other linear layers are oneDNN's), rounds a few rows otherwise than many. No
+# setting that we tried helps there (benchmarks/LOG.md, 2026-11-26).
 CPU_ENV: Mapping[str, str] = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",

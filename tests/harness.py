@@ -10,13 +10,20 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import pytest
 import requests
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "secret"  # of the fixture `keyed_server`
 FAKE_ENGINE = f"{sys.executable} {ROOT / 'tests' / 'fake_vllm.py'}"
 _URL = re.compile(r"on (https?://\S+);")
+# Whether a cross-encoder's float32 score is the same to the last bit in any batch: by Intel MKL's
+# strict mode (`CPU_ENV` in serve/argv.py), which it has on Intel's own CPUs only.
+PROMISES_BITS = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+# How far the batch may move it on others: absolute; measured in benchmarks/LOG.md, 2026-11-26.
+SCORE_TOLERANCE, LOGIT_TOLERANCE = 1e-6, 1e-5
 
 
 class Server:
@@ -168,3 +175,16 @@ def wait_until(
     while not condition():
         assert time.monotonic() < deadline, f"still not after {timeout_s} s: {explain()}"
         time.sleep(0.05)
+
+
+def same_scores(expected: Any) -> Any:
+    """Equals `expected`, scores (a number, list or mapping) of the same pairs from another batch.
+
+    To the last bit where the CPU promises that, else within SCORE_TOLERANCE.
+    """
+    return expected if PROMISES_BITS else pytest.approx(expected, rel=0, abs=SCORE_TOLERANCE)
+
+
+def same_logits(expected: Any) -> Any:
+    """The same for a cross-encoder's raw values, within LOGIT_TOLERANCE."""
+    return expected if PROMISES_BITS else pytest.approx(expected, rel=0, abs=LOGIT_TOLERANCE)

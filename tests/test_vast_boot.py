@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
@@ -299,6 +299,19 @@ def test_what_is_no_http_does_no_harm(waiting: Machine):
     assert waiting.said.step == WAITING
 
 
+def test_more_strangers_than_it_has_room_for_do_not_keep_the_program_out(waiting: Machine):
+    with ExitStack() as silent:
+        for _ in range(200):
+            silent.enter_context(socket.create_connection(waiting.address, timeout=20))
+        wait_until(lambda: threads(waiting) < 80, 30)
+    wait_until(lambda: waiting._answers() == 503, 30)
+
+
+def threads(machine: Machine) -> int:
+    """Of the process that waits, and all others of it."""
+    return sum(len(list(Path(f"/proc/{pid}/task").glob("*"))) for pid in machine.processes())
+
+
 def test_strangers_do_not_fill_the_log(waiting: Machine):
     before = waiting.text()
     for garbage in (b"\x00" * 100, b"GET / HTTP/1.1\r\n\r\n"):
@@ -391,6 +404,8 @@ class Console:
     def __init__(self) -> None:
         console = self
         self.asked: list[tuple[float, str, str, str | None, bytes]] = []
+        self.looked: list[tuple[str, str | None]] = []
+        self.may_look = 200
 
         class Handler(BaseHTTPRequestHandler):
             def do_DELETE(self) -> None:
@@ -398,6 +413,11 @@ class Console:
                 who = self.headers["authorization"]
                 console.asked.append((time.time(), self.command, self.path, who, body))
                 self.send_response(500 if len(console.asked) == 1 else 200)
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                console.looked.append((self.path, self.headers["authorization"]))
+                self.send_response(console.may_look)
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
@@ -431,17 +451,33 @@ NO_MODEL = {"RERANK_MODEL": "no-such-model"}
 
 def test_it_destroys_itself_when_its_time_is_over(machine: Machine, console: Console):
     assert QUICK != SCRIPT
-    machine.start(QUICK, VAST_URL=console.url, RERANK_UNTIL="1")
+    machine.start(QUICK, VAST_URL=console.url, RERANK_TTL="0")
     wait_until(lambda: len(console.asked) > 2, 30, machine.text)  # it never gives up
     assert {tuple(rest) for _, *rest in console.asked} == {DESTROY}
-    assert "rerank-serve: its time is over" in machine.text()
-    assert "rerank-serve: cannot destroy itself: HTTP Error 500" in machine.text()
+    assert console.looked == [("/api/v0/instances/31/", "Bearer instance-secret")]
+    assert "rerank-serve clock: its time is over" in machine.text()
+    assert "rerank-serve clock: cannot end it: <HTTPError 500" in machine.text()
     assert machine.script.poll() is None
 
 
+def test_it_tells_at_once_that_it_will_not_be_able_to_end_itself(
+    machine: Machine, console: Console
+):
+    console.may_look = 401
+    machine.start(VAST_URL=console.url, RERANK_TTL="3600").until_waiting()
+    wait_until(lambda: "HTTPError 401" in machine.said.clock, 30, machine.text)
+    assert machine.said.step == WAITING and console.asked == []
+
+
+def test_its_end_is_counted_from_its_first_start(machine: Machine, console: Console):
+    (machine.home / "until").write_text(f"{time.time() - 1:.0f}")
+    machine.start(QUICK, VAST_URL=console.url, RERANK_TTL="3600")
+    wait_until(lambda: console.asked, 30, machine.text)
+
+
 def test_it_lives_until_its_end_when_its_server_does_not(machine: Machine, console: Console):
-    until = time.time() + 3
-    machine.with_program().start(QUICK, VAST_URL=console.url, RERANK_UNTIL=f"{until}", **NO_MODEL)
+    until = int(time.time()) + 3
+    machine.with_program().start(QUICK, VAST_URL=console.url, RERANK_TTL="3", **NO_MODEL)
     wait_until(lambda: machine.said.ended == 2, 30, machine.text)
     assert "no model 'no-such-model'" in machine.said.last_line
     wait_until(lambda: len(console.asked) > 1, 30, machine.text)
@@ -457,7 +493,7 @@ def test_it_ends_with_its_server_where_no_end_is_set(machine: Machine):
 
 
 def test_it_ends_before_its_end_when_it_is_told_to(machine: Machine, console: Console):
-    machine.with_program().start(VAST_URL=console.url, RERANK_UNTIL=f"{time.time() + 3600}")
+    machine.with_program().start(VAST_URL=console.url, RERANK_TTL="3600")
     machine.until_ready().script.terminate()
     assert machine.script.wait(30) == 0
     assert console.asked == []

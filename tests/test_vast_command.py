@@ -141,6 +141,8 @@ def test_what_cannot_be_done_is_one_clear_line(
     [
         ({"VAST_API_KEY": ""}, "put it into VAST_API_KEY"),
         ({"VAST_API_KEY": "wrong"}, "Vast.ai refuses the key"),
+        ({"VAST_API_KEY": "secret\nkey"}, "has a character that no key can have"),
+        ({"RERANK_API_KEY": "clé"}, "is not plain ASCII"),
         ({"VAST_URL": "http://127.0.0.1:9"}, "Vast.ai fails after 6 tries"),
         ({"XDG_STATE_HOME": "/proc/nothing"}, "set XDG_STATE_HOME to another folder"),
     ],
@@ -149,8 +151,8 @@ def test_an_account_or_machine_that_cannot_be_used(
     site: Site, environment: dict[str, str], words: str
 ):
     status, _, err = site.run(*up(), **environment)
-    assert status == 1 and words in err.splitlines()[-1] and "Traceback" not in err
-    assert site.alive() == {}
+    assert status in (1, 2) and words in err.splitlines()[-1] and "Traceback" not in err
+    assert site.alive() == {} and "secret" not in err
 
 
 def test_no_machine_fits(site: Site):
@@ -176,8 +178,30 @@ def test_an_interrupt_leaves_nothing(site: Site, point: str, number: signal.Sign
     _, rest = process.communicate(timeout=60)
     err = "".join(lines) + rest
     assert process.returncode == 130, err
-    assert "interrupted" in err.splitlines()[-1] and "Traceback" not in err
-    assert site.alive() == {} and list(site.notes.all()) == []
+    assert site.alive() == {} and "Traceback" not in err
+    last, noted = err.splitlines()[-1], list(site.notes.all())
+    if noted:  # Vast.ai was being asked, so that one may show yet: it is named
+        assert (
+            f"look once more with `.venv/bin/python -m deploy vast destroy {noted[0].label}`"
+            in last
+        )
+    else:
+        assert last == "interrupted: nothing of it is left running but what is named above"
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_that_come_together_leave_nothing(site: Site, second: signal.Signals):
+    process = site.start(*up())
+    err = ""
+    for line in process.stderr:
+        err += line
+        if "instance 3" in line:
+            process.send_signal(signal.SIGINT)
+            process.send_signal(second)
+            break
+    err += process.communicate(timeout=60)[1]
+    assert process.returncode == 130, err
+    assert site.alive() == {} and "Traceback" not in err
 
 
 def test_an_interrupt_while_vast_ai_is_creating_leaves_nothing(site: Site):
@@ -206,10 +230,10 @@ def test_a_second_interrupt_names_what_it_leaves(site: Site):
             break
     err += process.communicate(timeout=60)[1]
     assert process.returncode == 130, err
-    (label,) = site.alive().values()
-    assert f"destroy {label}`" in err.splitlines()[-1] and "Traceback" not in err
+    (number,) = site.alive()
+    assert f"destroy {number}`" in err.splitlines()[-1] and "Traceback" not in err
     site.fake.heal()
-    status, _, err = site.run("destroy", label)
+    status, _, err = site.run("destroy", str(number))
     assert status == 0 and site.alive() == {}, err
 
 
@@ -234,6 +258,11 @@ def test_an_instance_ends_itself(site: Site):
     (asked,) = destructions(site)
     assert asked["by"] == asked["instance"]  # with its own key
     assert site.alive() == {}
+
+
+def port_of(fake: FakeVast) -> str:
+    """A port that somebody holds."""
+    return fake.url.rpartition(":")[2]
 
 
 def destructions(site: Site) -> list[dict]:
@@ -298,6 +327,10 @@ def test_a_tunnel_is_the_only_way_in(site: Site, tmp_path: Path):
     holder.send_signal(signal.SIGINT)
     holder.communicate(timeout=30)
     assert holder.returncode == 130
+    taken = site.run(
+        *up("--tunnel", "--ssh-key", str(identity), "--local-port", port_of(site.fake))
+    )
+    assert taken[0] == 2 and "is in use here: choose another" in taken[2]
     done = subprocess.run(["bash", "-c", curl], capture_output=True, text=True)
     assert done.returncode == 7  # nothing listens any more
     assert "ready, through its tunnel" in site.run("status")[1]

@@ -23,6 +23,7 @@ from deploy.vast.errors import (
     NotOurs,
     QuotaExhausted,
     StillThere,
+    VastFault,
 )
 from deploy.vast.follow import Follower
 from tests.fake_vast import FakeVast, offer
@@ -105,7 +106,6 @@ def test_a_host_that_fails_is_destroyed_and_the_next_is_taken(site: Site, fault:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("stuck_loading", "last: loading"),
         ("no_ports", "nothing leads to its port"),
         ("dead_port", "not begun"),
         ("refused_port", "not begun"),
@@ -117,6 +117,13 @@ def test_a_host_that_stalls_is_destroyed_and_the_next_is_taken(site: Site, fault
     (line,) = (line for line in site.lines if line.startswith(f"machine {CHEAP} failed: stalled"))
     assert words in line or "last: " in line
     assert machines(site) == [CHEAP, NEXT]
+    assert_one(site, NEXT)
+
+
+def test_a_host_that_loads_for_ever_is_destroyed_when_the_time_is_over(site: Site):
+    site.fake.fault("stuck_loading", machine=CHEAP)
+    site.launch(timeout_s=9)
+    assert f"machine {CHEAP} failed: not ready after 0:09 min; last: loading" in site.text
     assert_one(site, NEXT)
 
 
@@ -151,9 +158,19 @@ def test_what_shows_too_late_to_be_found_is_destroyed_in_the_end(site: Site):
     site.fake.fault("stuck_loading", machine=CHEAP)  # for both would want the same port here
     site.launch()
     assert "nothing was created, as it seems" in site.text
-    assert "an answer was lost: looking once more for instances labelled" in site.text
+    assert "looking once more for what was never answered for" in site.text
     assert list(site.alive().values()) == [d.label for d in site.notes.all()]
     assert machines(site) == [CHEAP, NEXT]
+
+
+def test_what_has_not_shown_in_the_end_is_named(site: Site):
+    site.fake.fault("create_lost_response", times=1, appears_after=60, machine=CHEAP)
+    site.fake.fault("stuck_loading", machine=CHEAP)
+    (ready,) = site.launch()
+    (lost,) = (d for d in site.notes.all() if d.label != ready.deployment.label)
+    assert site.lines[-1] == (
+        f"should it show later, `.venv/bin/python -m deploy vast destroy {lost.label}` ends it"
+    )
 
 
 def test_a_creation_is_never_repeated_blindly(site: Site):
@@ -180,7 +197,7 @@ def test_when_nobody_can_tell_what_was_created_nothing_more_is_rented(site: Site
 def test_an_instance_that_cannot_be_destroyed_is_named_and_nothing_more_is_rented(site: Site):
     site.fake.fault("exits", machine=CHEAP)
     site.fake.fault("destroy_fails")
-    with pytest.raises(StillThere, match="deploy vast destroy rerank-serve-minilm-") as error:
+    with pytest.raises(StillThere, match=r"deploy vast destroy \d+`") as error:
         site.launch()
     (number,) = site.alive()
     assert f"instance {number} labelled" in str(error.value)
@@ -278,6 +295,20 @@ def test_a_price_that_was_agreed_to_is_not_gone_beyond(site: Site):
     assert_none(site)
 
 
+@pytest.mark.parametrize("wish", [{"max_price": 0.2}, {}])
+def test_a_price_that_has_risen_since_is_not_paid(site: Site, wish: dict[str, float]):
+    def dearer(_: str) -> bool:
+        site.fake.offers([offer(id=1, machine_id=CHEAP, dph_total=9.99)])
+        return True
+
+    if wish:
+        site.desk.show = lambda line: (site.lines.append(line), "→" in line and dearer(""))
+    with pytest.raises(NoMachine):
+        site.launch(ask=dearer, yes=False, **wish)
+    assert "it costs $9.990 an hour, more than was agreed" in site.text
+    assert_none(site)
+
+
 def test_each_attempt_has_a_key_of_its_own_unless_one_is_given(site: Site):
     site.fake.fault("exits", machine=CHEAP)
     site.launch(key="my-own-key")
@@ -327,10 +358,86 @@ def test_stop_and_start_keep_the_key_and_the_certificate(site: Site):
 
 def test_a_start_whose_machine_is_taken_says_what_still_costs(site: Site):
     (ready,) = site.launch()
+    (number,) = site.alive()
     manage.stop(site.desk, None)
     site.fake.fault("start_unavailable")
-    with pytest.raises(HostFailed, match="does not start it"):
+    words = f"does not start it: .* Instance {number}: its disk .* deploy vast destroy {number}`"
+    with pytest.raises(StillThere, match=words):
         manage.start(site.desk, ready.deployment.label)
+    changes = [event.get("endpoint") for event in site.fake.journal()]
+    assert changes.count("stop") == 2  # the last, so that it does not stay queued
+
+
+def test_a_start_that_cannot_be_followed_names_what_runs(site: Site):
+    (ready,) = site.launch()
+    (number,) = site.alive()
+    manage.stop(site.desk, None)
+    site.fake.fault("api_500", endpoint="show")
+    with pytest.raises(StillThere, match=f"Instance {number}: .*deploy vast stop {number}`"):
+        manage.start(site.desk, ready.deployment.label)
+    site.fake.heal()
+    (site.notes.folder(ready.deployment.label) / "key").unlink()
+    manage.stop(site.desk, None)
+    with pytest.raises(DeployError, match="key cannot be read"):
+        manage.start(site.desk, None)
+    assert site.fake.instances()[0]["actual_status"] == "exited"  # it was not started for that
+
+
+def test_only_what_is_stopped_is_called_so(site: Site):
+    site.launch()
+    (number,) = site.alive()
+    site.fake.change(number, actual_status="frozen")
+    manage.CHANGES_WITHIN_S, before = 0.5, manage.CHANGES_WITHIN_S
+    try:
+        with pytest.raises(HostFailed, match="does not stop: its disk costs money"):
+            manage.stop(site.desk, None)
+    finally:
+        manage.CHANGES_WITHIN_S = before
+    assert "$0.110 an hour" in manage.list_all(site.desk)
+
+
+def test_a_label_that_others_wrote_harms_nothing(site: Site, tmp_path: Path):
+    (ready,) = site.launch()
+    (number,) = site.alive()
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    evil = f"{ready.deployment.label}/../../../../precious"
+    for label in (evil, "my production; $(reboot)"):
+        site.fake.change(number, label=label)
+        assert str(number) in manage.list_all(site.desk)  # by its id, which the notes have
+        assert manage.find(site.desk, str(number)).id == number
+    manage.end(site.desk, ready.deployment.label)
+    assert site.alive() == {} and precious.is_dir()
+    with pytest.raises(DeployError, match="is no label of this program's"):
+        site.notes.forget(evil)
+
+
+def test_destroy_takes_no_beginning_of_a_name(site: Site):
+    (ready,) = site.launch()
+    with pytest.raises(NotOurs):
+        manage.end(site.desk, ready.deployment.label[:-1])
+    assert len(site.alive()) == 1
+
+
+def test_rows_with_nulls_and_many_pages_are_read(site: Site):
+    site.launch()
+    (number,) = site.alive()
+    site.fake.change(number, start_date=None, extra_env=None, ports=None, status_msg=None)
+    assert manage.find(site.desk, None).started == 0
+    assert "1 instances" in manage.list_all(site.desk)
+    manage.end(site.desk, None)
+    assert_none(site)
+
+
+def test_a_log_that_cannot_be_read_does_not_hide_why_a_host_failed():
+    def refuse(_: int) -> str:
+        raise VastFault("no log")
+
+    dead = SimpleNamespace(status="exited", intended="running", message="", hourly=0.1)
+    account = SimpleNamespace(show=lambda _: dead, logs=refuse)
+    follower = Follower(SimpleNamespace(vast=account), 1, nullcontext, "key", b"", 60)
+    with pytest.raises(HostFailed, match=r"^its status is exited$"):
+        follower._look()
 
 
 def test_an_instance_that_lost_its_disk_gets_the_program_again(site: Site):

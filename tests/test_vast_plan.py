@@ -173,7 +173,7 @@ def test_the_image_is_that_of_the_lock():
 
 KEY, DIGEST, BUNDLE = "rk-secret", "ab" * 32, "cd" * 32
 CONTENTS = Contents(model="minilm", key=DIGEST, bundle=BUNDLE)
-EVERYTHING = replace(CONTENTS, tunnel=True, until=1.9e9 + 0.25, hf_token="hf_secret")
+EVERYTHING = replace(CONTENTS, tunnel=True, ttl_s=14400.25, hf_token="hf_secret")
 
 
 def request(contents: Contents = CONTENTS, script: str = "echo") -> plan.Request:
@@ -220,9 +220,9 @@ def test_a_tunnel_opens_no_port():
 
 
 def test_an_end_and_a_token_are_sent_where_they_are_given():
-    assert not {"RERANK_UNTIL", "HF_TOKEN"} & request().env.keys()
+    assert not {"RERANK_TTL", "HF_TOKEN"} & request().env.keys()
     env = request(EVERYTHING).env
-    assert (env["RERANK_UNTIL"], env["HF_TOKEN"]) == ("1900000000", "hf_secret")
+    assert (env["RERANK_TTL"], env["HF_TOKEN"]) == ("14400", "hf_secret")
 
 
 def test_only_secrets_are_hidden():

@@ -6,7 +6,7 @@ instance.py  pure: what Vast.ai and the start script say of an instance
 snippets.py  pure: what to paste once it runs
 boot.sh      what runs in the instance
 bundle.py    our own program as one small file, which the instance is given
-api.py       the only file that talks to Vast.ai, through its SDK
+api.py       the only file that talks to Vast.ai, through its SDK; faults.py: its exceptions as ours
 endpoint.py  the only file that talks to an instance, over pinned TLS
 tunnel.py    the way to it through SSH
 notes.py     what this machine keeps of a deployment: its key, certificate, program

@@ -6,29 +6,20 @@ its label tell what was done.
 """
 
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
-import requests
 from vastai import VastAI
 
-from deploy.vast.errors import (
-    DeployError,
-    Gone,
-    HostFailed,
-    NoCredit,
-    NoKey,
-    QuotaExhausted,
-    Unclear,
-    VastFault,
-)
+from deploy.vast.errors import Gone, HostFailed, NoKey, Unclear, VastFault
+from deploy.vast.faults import Again, mapped
 from deploy.vast.instance import Instance, from_row
 from deploy.vast.offers import Offer
-from deploy.vast.plan import LABEL, Clause, Request, query
+from deploy.vast.plan import Clause, Request, query
 
 T = TypeVar("T")
 MOST_OFFERS = 64  # Vast.ai counts the rows that an account looks at in a day
@@ -46,7 +37,7 @@ INTERVALS: Mapping[str, float] = {
     "look": 4,
     "poll": 3,
 }
-_CREDIT = re.compile(r"insufficient_credit|\bcredits?\b", re.IGNORECASE)
+PAGE = 25  # instances in one answer, at most
 TRIES = 6  # of one call; the pauses between them double
 LOOKS, GONE_LOOKS = 4, 15  # for an instance that may show late, or be slow to go
 
@@ -116,9 +107,13 @@ class Vast:
             lambda: self._sdk.create_instance(offer, **request.arguments()),
             may_repeat=False,
         )
-        created = answer.get("new_contract") if isinstance(answer, Mapping) else None
+        answer = answer if isinstance(answer, Mapping) else {}
+        created = answer.get("new_contract")
         if not isinstance(created, int) or not answer.get("success"):
-            raise Unclear(f"Vast.ai answered {str(answer)[:300]!r}")
+            said = {
+                key: answer.get(key) for key in ("success", "error", "msg")
+            }  # no key of its own
+            raise Unclear(f"Vast.ai answered {said}")
         return created
 
     def find(self, label: str) -> list[Instance]:
@@ -130,17 +125,28 @@ class Vast:
         return []
 
     def instances(self) -> list[Instance]:
-        """All instances of the account."""
-        return [from_row(row) for row in self._call("list", self._sdk.show_instances)]
-
-    def ours(self) -> list[Instance]:
-        """The instances that this program has created."""
-        return [one for one in self.instances() if one.label.startswith(LABEL)]
+        """All instances of the account. Page by page: the SDK asks for all pages at once, which is
+        too often, and trips over a row in which something is null."""
+        found: list[Instance] = []
+        asked: dict[str, object] = {"order_by": [{"col": "id", "dir": "asc"}], "limit": PAGE}
+        more = True
+        while more:
+            page = self._call("list", partial(self._sdk.show_instances_v1, dict(asked)))
+            found += [from_row(row) for row in page.get("instances") or ()]
+            asked["after_token"] = more = page.get("next_token")
+        return found
 
     def show(self, instance: int) -> Instance | None:
         """One instance; None when there is none of that id."""
+
+        def ask() -> Mapping[str, object] | None:
+            answer = self._sdk.client.get(f"/instances/{instance}/", query_args={"owner": "me"})
+            answer.raise_for_status()
+            row: Mapping[str, object] | None = answer.json()["instances"]
+            return row
+
         try:
-            row = self._call("show", lambda: self._sdk.show_instance(instance))
+            row = self._call("show", ask)
         except Gone:
             return None
         return None if row is None else from_row(row)
@@ -185,66 +191,15 @@ class Vast:
 
         Too many requests (429) were not heeded, so that any call may be made again.
         """
-        pause = self._pace.intervals[kind]
-        self._pace.wait(kind)
-        for _ in range(TRIES):
+        pause, fault = self._pace.intervals[kind], Again("")
+        for tried in range(TRIES):
+            self._pace.wait(kind, max(pause, fault.after) if tried else 0)
+            pause *= 2 if tried else 1
             try:
                 return call()
             except Exception as error:  # of requests, or of the SDK over what it did not expect
-                fault = mapped(error, may_repeat=may_repeat)
-                if not isinstance(fault, _Again):
-                    raise fault from error
-            self._pace.wait(kind, max(pause, fault.after))
-            pause *= 2
+                found = mapped(error, may_repeat=may_repeat)
+                if not isinstance(found, Again):
+                    raise found from error
+                fault = found
         raise VastFault(f"Vast.ai fails after {TRIES} tries: {fault}")
-
-
-class _Again(Exception):
-    """A fault that may pass, and the seconds that Vast.ai asks to wait."""
-
-    def __init__(self, words: str, after: float = 0) -> None:
-        super().__init__(words)
-        self.after = after
-
-
-def mapped(error: Exception, *, may_repeat: bool) -> DeployError | _Again:
-    """Our exception for one of the SDK's. No other place knows of those."""
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return _refusal(error.response, may_repeat=may_repeat)
-    words = f"{type(error).__name__}: {error}"
-    if not may_repeat:
-        return Unclear(f"its answer was lost ({words[:200]})")
-    return _Again(words[:200])
-
-
-def _refusal(answer: requests.Response, *, may_repeat: bool) -> DeployError | _Again:
-    code, words = _said(answer)
-    status = answer.status_code
-    if status == 429:
-        after = _seconds(answer.headers.get("retry-after", ""))
-        if code == "search_quota_exceeded" or after > 600:
-            hours = f", in about {after / 3600:.1f} hours" if after else ""
-            return QuotaExhausted(f"Vast.ai's quota is used up ({words}): try again later{hours}")
-        return _Again(words, after)
-    if status in (401, 403):
-        return NoKey(f"Vast.ai refuses the key ({words}): check VAST_API_KEY and what it may do")
-    if _CREDIT.search(f"{code} {words}"):
-        return NoCredit(f"Vast.ai: {words}: add credit to the account")
-    if status in (404, 409, 410) or code.startswith("no_such"):
-        return Gone(words)
-    if status >= 500:
-        return _Again(words) if may_repeat else Unclear(f"Vast.ai answered {status}: {words}")
-    return VastFault(f"Vast.ai refuses this ({status}): {words}")
-
-
-def _said(answer: requests.Response) -> tuple[str, str]:
-    """The code and the words of a refusal, which may be JSON or plain text."""
-    try:
-        body = answer.json()
-        return str(body.get("error") or ""), str(body.get("msg") or body.get("error") or body)[:300]
-    except (ValueError, AttributeError):
-        return "", answer.text.strip()[:300] or answer.reason or "no words"
-
-
-def _seconds(text: str) -> float:
-    return float(text) if text.strip().isdigit() else 0.0

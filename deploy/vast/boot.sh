@@ -10,34 +10,43 @@ say() { echo "rerank-serve: $*"; }
 # is gone still costs its disk. Unless it was told to stop.
 end() {
   say "ended with status $1"
-  [ -n "${stopping:-}" ] || [ -z "${RERANK_UNTIL:-}" ] || wait "$clock"
+  [ -n "${stopping:-}" ] || [ -z "${RERANK_TTL:-}" ] || wait "$clock"
   exit "$1"
 }
+mkdir -p "$home" && cd "$home" || end 1
 
 # Its end: the instance destroys itself, with the key that Vast.ai gives each instance for itself.
-if [ -n "${RERANK_UNTIL:-}" ]; then
+# By its own clock, from its first start on.
+if [ -n "${RERANK_TTL:-}" ]; then
+  [ -s until ] || echo $(($(date +%s) + RERANK_TTL)) >until
   python3 - <<'PY' &
 import os, time, urllib.request as web
-url = os.environ.get("VAST_URL", "https://console.vast.ai") + "/api/v0/instances/%s/" % os.environ["CONTAINER_ID"]
-headers = {"Authorization": "Bearer " + os.environ["CONTAINER_API_KEY"], "Content-Type": "application/json"}
-until = float(os.environ["RERANK_UNTIL"])
-while True:
-    while time.time() < until:
-        time.sleep(min(60, max(0.1, until - time.time())))
-    print("rerank-serve: its time is over", flush=True)
+say = lambda *words: print("rerank-serve clock:", *words, flush=True)
+def ask(method):
+    env = os.environ
     try:
-        web.urlopen(web.Request(url, b"{}", headers, method="DELETE"), timeout=60)
+        url = env.get("VAST_URL", "https://console.vast.ai") + "/api/v0/instances/%s/" % env["CONTAINER_ID"]
+        headers = {"Authorization": "Bearer " + env["CONTAINER_API_KEY"],
+                   "Content-Type": "application/json", "User-Agent": "rerank-serve"}
+        data = b"{}" if method == "DELETE" else None
+        web.urlopen(web.Request(url, data, headers, method=method), timeout=60)
     except Exception as error:
-        print("rerank-serve: cannot destroy itself:", error, flush=True)
+        say("cannot end it:", repr(error))
+until = float(open("until").read())
+ask("GET")  # tells now whether it will be able to
+while time.time() < until:
+    time.sleep(min(60, max(0.1, until - time.time())))
+while True:
+    say("its time is over")
+    ask("DELETE")
     time.sleep(20)
 PY
   clock=$!
 fi
 
-mkdir -p "$home" && cd "$home" || end 1
-
 # The certificate: made here, so that its key leaves this machine never; kept while the address
-# stays. The log may hold earlier runs, so each says which it is. The key usage is what strict verifiers (Python 3.13) ask of one that vouches for itself.
+# stays. The log may hold earlier runs, so each says which it is. The key usage is what strict
+# verifiers (Python 3.13) ask of one that vouches for itself.
 ip=$(echo "${PUBLIC_IPADDR:-127.0.0.1}" | tr -d '[:space:]')
 if ! openssl x509 -in certificate.pem -noout -checkip "$ip" 2>/dev/null | grep -q 'does match'; then
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \
@@ -55,8 +64,23 @@ if ! echo "$RERANK_BUNDLE  program.tgz" | sha256sum -c --status 2>/dev/null; the
 import hashlib, http.server as http, os, ssl, threading
 env = os.environ
 digest = lambda data: hashlib.sha256(data).hexdigest()
+# Strangers come before any key is asked for: so many connections at once, for so long.
+slots = threading.BoundedSemaphore(64)
+class Server(http.ThreadingHTTPServer):
+    daemon_threads, request_queue_size = True, 128
+    def process_request(self, *client):
+        if slots.acquire(blocking=False):
+            return super().process_request(*client)
+        self.shutdown_request(client[0])
+    def process_request_thread(self, *client):
+        try:
+            super().process_request_thread(*client)
+        finally:
+            slots.release()
+    def handle_error(self, *_): # their broken handshakes would fill the log
+        pass
 class Handler(http.BaseHTTPRequestHandler):
-    timeout = 60
+    timeout = 15
     def answer(self, status):
         self.send_response(status)
         self.send_header("Content-Length", "0")
@@ -78,9 +102,7 @@ class Handler(http.BaseHTTPRequestHandler):
         self.answer(503)
     def log_message(self, *_):
         pass
-server = http.ThreadingHTTPServer((env["RERANK_HOST"], int(env["RERANK_PORT"])), Handler)
-server.daemon_threads = True
-server.handle_error = lambda *_: None  # strangers' broken handshakes would fill the log
+server = Server((env["RERANK_HOST"], int(env["RERANK_PORT"])), Handler)
 tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 tls.load_cert_chain("certificate.pem", "key.pem")
 server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)

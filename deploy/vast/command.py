@@ -9,9 +9,9 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -28,6 +28,7 @@ from deploy.vast.options import parser_for
 from deploy.vast.plan import needs_of, query_text
 from deploy.vast.ready import Ready
 from deploy.vast.rental import command
+from deploy.vast.tunnel import is_free
 from serve import stack_yaml
 from serve.errors import ConfigError
 
@@ -39,21 +40,33 @@ TIMEOUT_S, S_PER_GB = 1200.0, 40.0
 class Here:
     """The machine that a command is typed on."""
 
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     pace: Pace
 
     def desk(self) -> Desk:
         """Raises NoKey."""
         get = self.environment.get
+        key = get("VAST_API_KEY", "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise NoKey("VAST_API_KEY has a character that no key can have: set it anew")
         state = Path(get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-        vast = Vast(get("VAST_API_KEY") or None, get("VAST_URL") or None, pace=self.pace)
+        vast = Vast(key or None, get("VAST_URL") or None, pace=self.pace)
         return Desk(vast, Notes(state / "rerank-serve" / "vast"), _say, self.pace)
+
+
+# What an interrupt of a verb leaves.
+INTERRUPTED = {
+    "up": "nothing of it is left running but what is named above",
+    "tunnel": "the tunnel is closed; its instance runs on, and costs money",
+}
+INTERRUPTED_ELSE = "`list` shows what runs"
 
 
 def main(arguments: Sequence[str] | None = None, pace: Pace | None = None) -> int:
     options = parser_for(VERBS, __doc__).parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
     try:
         options.command(options, Here(os.environ, pace or Pace()))
         return 0
@@ -62,12 +75,15 @@ def main(arguments: Sequence[str] | None = None, pace: Pace | None = None) -> in
         return 2
     except DeployError as error:
         _say(f"error: {error}")
-        return 130 if isinstance(error.__cause__, KeyboardInterrupt) else 1
-    except BrokenPipeError:
-        _say("error: nobody reads what this prints; nothing that it did not name is left running")
+        behind = (error.__cause__, error.__context__)
+        return 130 if any(isinstance(one, KeyboardInterrupt) for one in behind) else 1
+    except OSError as error:  # of what is written, or of this machine
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say(f"error: {error}: nothing that is not named above is left running")
         return 1
     except KeyboardInterrupt:
-        _say("interrupted: nothing of it is left running but what is named above")
+        _say(f"interrupted: {INTERRUPTED.get(options.verb, INTERRUPTED_ELSE)}")
         return 130
 
 
@@ -103,6 +119,8 @@ def up(options: argparse.Namespace, here: Here) -> None:
         _dry_run(wish, here)
         return
     desk = here.desk()
+    if wish.local_port and not is_free(wish.local_port):
+        raise ConfigError(f"--local-port {wish.local_port} is in use here: choose another")
     if wish.tunnel and not desk.vast.has_ssh_key():
         raise DeployError(
             "--tunnel needs an SSH key in the Vast.ai account: `vastai create ssh-key`, or add"
@@ -113,7 +131,7 @@ def up(options: argparse.Namespace, here: Here) -> None:
 
 def _dry_run(wish: Wish, here: Here) -> None:
     """Prints what `up` would do, secrets redacted. Searches, which costs nothing."""
-    request = request_of(wish, "0", wish.key or new_key(), now=time.time()).redacted()
+    request = request_of(wish, "000000-0", wish.key or new_key()).redacted()
     print(f"needs:   {wish.needs}")
     print("request:", json.dumps(request, indent=1))
     print(f"script:  {BOOT}, which the request has packed")
@@ -182,22 +200,29 @@ def list_all(options: argparse.Namespace, here: Here) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError):  # a terminal that has gone must not stop what is being cleaned up
+        print(text, file=sys.stderr, flush=True)
 
 
 def _ask(question: str) -> bool:
     if not sys.stdin.isatty():
         _say(f"{question} Nobody is here to ask: give --yes or --max-price X")
         return False
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def _own_key(file: Path | None, environment: Mapping[str, str]) -> str | None:
     """The first key of a file, or that of the environment, or None for a new one."""
     try:
-        return api_key(file, environment)
+        key = api_key(file, environment)
     except BadReference as error:
         raise ConfigError(str(error)) from error
+    if key is not None and not key.isascii():
+        raise ConfigError("the API key is not plain ASCII, which not every client can send")
+    return key
 
 
 def _hf_token(environment: Mapping[str, str]) -> str:

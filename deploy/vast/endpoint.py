@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from clients import Ranked, Refused, RerankClient, RerankError, Retry, Unavailable, Unreachable, pin
+from clients import Ranked, RerankClient, RerankError, Retry, Unavailable, Unreachable, pin
 from clients.errors import TimedOut
 from clients.examples import FOUR_PASSAGES, QUERY
 from deploy.vast.errors import HostFailed, NotYet
@@ -79,7 +79,7 @@ class Endpoint:
         return Proof(self.url, self.fingerprint, pem, self._is_named(pem))
 
     def _certificate(self) -> str:
-        """The instance's certificate as PEM. Raises HostFailed when it is another one."""
+        """The instance's certificate as PEM. Raises NotYet; HostFailed when it is another one."""
         try:
             der = pin.certificate_of(*self.address, timeout_s=self._timeout_s)
         except RerankError as error:
@@ -108,7 +108,7 @@ class Endpoint:
                 return client.rerank(QUERY, FOUR_PASSAGES)
         except (Unavailable, Unreachable, TimedOut) as error:
             raise NotYet(str(error)) from error
-        except (Refused, RerankError) as error:
+        except RerankError as error:
             raise HostFailed(f"a first ranking fails: {error}") from error
 
     def _ask(

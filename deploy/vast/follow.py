@@ -1,16 +1,20 @@
 """Follows an instance until it ranks rightly, or until it is clear that it will not."""
 
+import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
 
 from deploy.vast import instance as vast_instance
 from deploy.vast.desk import Desk
 from deploy.vast.endpoint import TIMEOUT_S, Endpoint, Proof
-from deploy.vast.errors import HostFailed, NotYet
+from deploy.vast.errors import DeployError, HostFailed, NotYet
 from deploy.vast.instance import STARTING, WAITING, Address, Instance, Said
 
-STALL = 0.5  # of the time for all: so long may nothing change
+# Of the time for all: so long may nothing change of a running instance. Before that, an image is
+# fetched and unpacked, of which Vast.ai may tell nothing for long.
+STALL = 0.5
+DEARER = 1.05  # than agreed, at most: an instance's price is not rounded as an offer's is
 # Opens the way to an instance: where it is reached, None while nothing leads there. Raises NotYet.
 Way = Callable[[Instance], AbstractContextManager[Address | None]]
 
@@ -20,17 +24,21 @@ class Follower:
     """What is followed, and what it is given.
 
     `earlier` is the run of its start script that its log had before it was started again;
-    `is_seen` and `heard` are what there was to see and to hear of it so far.
+    `most` is the agreed price. `is_seen`, `is_running`, `hourly` and `heard` are what there was to
+    see and to hear of it so far.
     """
 
     desk: Desk
     instance: int
     way: Way
-    key: str
-    program: bytes
+    key: str = field(repr=False)
+    program: bytes = field(repr=False)
     timeout_s: float
     earlier: str = ""
+    most: float = math.inf
     is_seen: bool = False
+    is_running: bool = False
+    hourly: float = 0.0
     heard: Said | None = None
 
     def until_ready(self) -> Proof:
@@ -47,7 +55,7 @@ class Follower:
                 before, changed = state, now
             if now - began > self.timeout_s:
                 raise HostFailed(f"not ready after {_minutes(now - began)} min; last: {state}")
-            if now - changed > self.timeout_s * STALL:
+            if self.is_running and now - changed > self.timeout_s * STALL:
                 raise HostFailed(f"stalled for {_minutes(now - changed)} min; last: {state}")
             self.desk.pace.wait("poll")
 
@@ -58,7 +66,10 @@ class Follower:
             raise HostFailed("it is gone: Vast.ai or its host has ended it")
         if instance is None:
             return "created: Vast.ai does not show it yet"
-        self.is_seen = True
+        self.is_seen, self.hourly = True, instance.hourly
+        self.is_running = instance.status == "running"
+        if instance.hourly > self.most * DEARER:
+            raise HostFailed(f"it costs ${instance.hourly:.3f} an hour, more than was agreed")
         if reason := vast_instance.failure(instance):
             raise HostFailed(reason + self._last_words())
         if instance.status != "running":
@@ -84,6 +95,8 @@ class Follower:
             heard = replace(
                 heard, fingerprint=self.heard.fingerprint, run=self.heard.run, step=step
             )
+        if heard.clock and not (self.heard and self.heard.clock):
+            self.desk.show(f"warning: it will not end itself by --ttl: {heard.clock}")
         if heard.fingerprint is not None:
             self.heard = heard
         return heard
@@ -102,8 +115,10 @@ class Follower:
             return f"running: {phase}" if phase else endpoint.verify()
 
     def _last_words(self) -> str:
-        words = vast_instance.said(self.desk.vast.logs(self.instance)).last_line
-        return f"; its log ends: {words}" if words else ""
+        with suppress(DeployError):  # what is known is enough
+            if words := vast_instance.said(self.desk.vast.logs(self.instance)).last_line:
+                return f"; its log ends: {words}"
+        return ""
 
 
 def _minutes(seconds: float) -> str:

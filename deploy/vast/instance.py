@@ -9,7 +9,9 @@ from deploy.vast.plan import number
 DEAD = frozenset({"exited", "unknown", "offline", "frozen"})
 _FAILED = re.compile(r"\berror\b|\bfailed\b|oci runtime|permission denied", re.IGNORECASE)
 # A line of the start script's own, behind Docker's time stamp or nothing.
-_OWN = r"^(?:\d{4}-\d\d-\d\dT\S+ )?rerank-serve: "
+_STAMP = r"^(?:\d{4}-\d\d-\d\dT\S+ )?"
+_OWN = _STAMP + "rerank-serve: "
+_CLOCK = re.compile(_STAMP + r"rerank-serve clock: cannot end it: (.+?)\s*$", re.MULTILINE)
 _SAID = re.compile(_OWN + r"(.+?)\s*$", re.MULTILINE)
 _BEGUN = re.compile(
     _OWN + r"fingerprint (?P<fingerprint>sha256:[0-9a-f]{64}) run (?P<run>\d+)\s*$", re.MULTILINE
@@ -61,7 +63,7 @@ def from_row(row: Mapping[str, object]) -> Instance:
         machine=int(amount("machine_id")),
         status=text("actual_status"),
         intended=text("intended_status"),
-        message=" ".join(text("status_msg").split()),
+        message=_plain(text("status_msg")),
         host=text("public_ipaddr"),
         ports=_ports(row.get("ports")),
         hourly=amount("dph_total"),
@@ -107,6 +109,7 @@ class Said:
     step: str = ""
     ended: int | None = None
     last_line: str = ""  # what explains an end, of whoever said it
+    clock: str = ""  # why it will not end itself when its time is over
 
 
 def said(log: str) -> Said:
@@ -122,6 +125,7 @@ def said(log: str) -> Said:
         step=steps[-1] if steps else "",
         ended=int(ended[1]) if ended else None,
         last_line=_telling(rest),
+        clock=(_CLOCK.findall(log) or [""])[-1],
     )
 
 
@@ -129,4 +133,9 @@ def _telling(log: str) -> str:
     """The last line that speaks of an error, else the last that is not the script's own."""
     lines = [line.strip() for line in log.splitlines() if line.strip() and not _SAID.match(line)]
     errors = [line for line in lines if "error" in line.lower()]
-    return (errors or lines or [""])[-1][:300]
+    return _plain((errors or lines or [""])[-1])[:300]
+
+
+def _plain(text: str) -> str:
+    """A text of others on one line, with nothing in it that a terminal would obey."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

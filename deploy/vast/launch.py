@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploy.vast.bundle import Bundle
 from deploy.vast.desk import Desk
-from deploy.vast.errors import Gone, HostFailed, Lost, NoMachine
+from deploy.vast.errors import Gone, HostFailed, Lost, NoMachine, StillThere
 from deploy.vast.notes import Deployment
 from deploy.vast.offers import PLANNED_HOURS, SHOWN, NoneFits, Quote, choose, table
 from deploy.vast.plan import (
@@ -22,7 +22,7 @@ from deploy.vast.plan import (
     request_for,
 )
 from deploy.vast.ready import Ready, make_ready
-from deploy.vast.rental import Rental, destroy
+from deploy.vast.rental import Rental, command, destroy
 from deploy.vast.tunnel import free_port
 from serve.spec import Hardware
 
@@ -61,7 +61,7 @@ class Wish:
 
     def requirements(self, most: float | None = None) -> tuple[Clause, ...]:
         """Of an offer; `most` dollars an hour, if that is agreed."""
-        return clauses(self.needs, self.max_price if most is None else most, self.ttl_s)
+        return clauses(self.needs, self.max_price if most is None else most, self.hours * 3600)
 
 
 @dataclass
@@ -80,33 +80,35 @@ class Launch:
         self.desk.show(table(quotes))
         most = self._agree(quotes)
         tally = _Tally(self.wish)
-        kept = ""
+        kept = False
         try:
             while not kept and not tally.is_enough:
                 quote = next((q for q in quotes if q.machine not in tally.tried), None)
                 if quote is None or quote.hourly > most:
                     quotes = self.quotes(self.wish.requirements(most), tally.tried)
                 else:
-                    kept = self._try(quote, tally)
+                    kept = self._try(quote, tally, most)
         finally:
-            if tally.lost:  # its words name what to look for, should this fail too
-                self._sweep(kept)
+            for label in tally.lost:
+                self._sweep(label)
         if not kept:
             raise NoMachine(f"{tally}: nothing runs. Try again later, or with more --tries")
 
-    def _try(self, quote: Quote, tally: "_Tally") -> str:
-        """The label of what came of an offer; empty when nothing did, and another may do."""
+    def _try(self, quote: Quote, tally: "_Tally", most: float) -> bool:
+        """Whether something came of an offer; if not, another may do."""
         began = self.desk.clock()
         try:
-            return self._attempt(quote, tally.take(quote))
+            self._attempt(quote, f"{self.id}-{tally.take(quote)}", most)
+            return True
         except Gone as error:
             tally.gone += 1
             self.desk.show(f"offer {quote.id} is gone ({error}): taking the next")
         except HostFailed as error:
             tally.fail(quote, self.desk.clock() - began)
-            tally.lost |= isinstance(error, Lost)
+            if isinstance(error, Lost):
+                tally.lost.append(self._label(f"{self.id}-{len(tally.tried)}"))
             self.desk.show(f"machine {quote.machine} failed: {error}")
-        return ""
+        return False
 
     def quotes(
         self, requirements: tuple[Clause, ...], tried: frozenset[int] | set[int] = frozenset()
@@ -131,13 +133,14 @@ class Launch:
             return most
         raise NoMachine("nothing was rented: answer y, or give --yes or --max-price X")
 
-    def _attempt(self, quote: Quote, number: int) -> str:
-        """Rents one offer and makes it ready: its label. Raises Gone and HostFailed when another
-        may do."""
+    def _label(self, attempt: str) -> str:
+        return label_for(self.wish.model, attempt)
+
+    def _attempt(self, quote: Quote, attempt: str, most: float) -> None:
+        """Rents one offer and makes it ready. Raises Gone and HostFailed when another may do."""
         desk, wish = self.desk, self.wish
         key = wish.key or new_key()
-        request = request_of(wish, f"{self.id}-{number}", key, now=desk.clock())
-        until = request.env.get("RERANK_UNTIL")
+        request = request_of(wish, attempt, key)
         deployment = Deployment(
             label=request.label,
             model=wish.model,
@@ -146,30 +149,34 @@ class Launch:
             hourly=quote.hourly,
             local_port=(wish.local_port or free_port()) if wish.tunnel else None,
             identity=str(wish.identity) if wish.identity else None,
-            until=float(until) if until else None,
+            until=desk.clock() + wish.ttl_s if wish.ttl_s else None,
         )
-        desk.notes.begin(deployment, key, wish.bundle.content)
-        desk.show(f"renting offer {quote.id}, {quote.name} for ${quote.hourly:.3f} an hour")
         rental = Rental(desk.vast, request, desk.show)
         try:
             with rental:
+                desk.notes.begin(deployment, key, wish.bundle.content)
+                desk.show(f"renting offer {quote.id}, {quote.name} for ${quote.hourly:.3f} an hour")
                 created = rental.create(quote.id)
                 deployment = desk.notes.write(deployment, instance=created)
                 desk.show(f"instance {created}, labelled {request.label}")
-                self.tell(make_ready(desk, deployment))
+                self.tell(make_ready(desk, deployment, most=most))
                 rental.keep()  # not before the user knows of it
-                return request.label
         finally:
+            rental.end()  # once more, should a signal have come in just as it began
             if rental.state == "nothing":  # else what is known of it is needed
                 desk.notes.forget(request.label)
 
-    def _sweep(self, kept: str) -> None:
-        """Destroys what showed too late to be known: one launch leaves one instance, or none."""
-        mine = f"-{self.id}-"
-        self.desk.show(f"an answer was lost: looking once more for instances labelled …{mine}…")
-        for one in self.desk.vast.ours():
-            if mine in one.label and one.label != kept:
-                destroy(self.desk.vast, one.label, one.id, self.desk.show)
+    def _sweep(self, label: str) -> None:
+        """Looks once more for what an unanswered creation may have made, and destroys it."""
+        desk = self.desk
+        desk.show(f"looking once more for what was never answered for, labelled {label}")
+        try:
+            if destroy(desk.vast, label, None, desk.show):
+                desk.notes.forget(label)
+                return
+        except StillThere as error:
+            desk.show(f"error: {error}")
+        desk.show(f"should it show later, `{command('destroy', label)}` ends it")
 
 
 @dataclass
@@ -180,7 +187,7 @@ class _Tally:
     tried: set[int] = field(default_factory=set)  # machines
     gone: int = 0
     failed: int = 0
-    lost: bool = False  # whether something may show that was not found
+    lost: list[str] = field(default_factory=list)  # labels of what may show and was not found
     waste: float = 0.0  # dollars
 
     @property
@@ -204,15 +211,15 @@ class _Tally:
         return f"{self.failed} machines failed, for about ${self.waste:.2f}, {self.gone} were gone"
 
 
-def request_of(wish: Wish, attempt: str, key: str, *, now: float) -> Request:
-    """What Vast.ai is asked for in one attempt, whose name no other has. `now` as of `Desk`."""
+def request_of(wish: Wish, attempt: str, key: str) -> Request:
+    """What Vast.ai is asked for in one attempt, whose name no other has."""
     contents = Contents(
         model=wish.bundle.model,
         key=hashlib.sha256(key.encode()).hexdigest(),
         bundle=wish.bundle.digest,
         port=wish.port,
         tunnel=wish.tunnel,
-        until=now + wish.ttl_s if wish.ttl_s else None,
+        ttl_s=wish.ttl_s,
         hf_token=wish.hf_token,
     )
     label = label_for(wish.model, attempt)

@@ -1,61 +1,63 @@
 """What may be done with deployments that exist."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from deploy.vast import instance as vast_instance
 from deploy.vast.desk import Desk
 from deploy.vast.endpoint import Endpoint
-from deploy.vast.errors import HostFailed, NotOurs, NotYet
+from deploy.vast.errors import DeployError, HostFailed, NotOurs, NotYet, StillThere
 from deploy.vast.instance import DEAD, Instance
 from deploy.vast.notes import Deployment
+from deploy.vast.offers import aligned
+from deploy.vast.plan import is_label
 from deploy.vast.ready import Ready, login, make_ready, way_to
 from deploy.vast.rental import command, destroy
 from deploy.vast.tunnel import LOOPBACK, Tunnel
 
-STOPPED = DEAD | {"stopped"}
+STOPPED = frozenset({"exited", "stopped"})
 CHANGES_WITHIN_S = 300.0
 HEAD = ("instance", "label", "state", "$/hour", "hours", "cost so far", "ends in", "address")
 
 
-def find(desk: Desk, name: str | None) -> Instance:
-    """The instance of ours that `name` means: its id, its label or the label's beginning.
+def ours(desk: Desk) -> list[Instance]:
+    """The instances that this program has created, here or elsewhere, whatever they are called."""
+    noted = {deployment.instance for deployment in desk.notes.all()}
+    return [one for one in desk.vast.instances() if is_label(one.label) or one.id in noted]
 
-    None means the only one. Raises NotOurs.
-    """
-    ours = desk.vast.ours()
-    found = [one for one in ours if name is None or _is(one, name)]
-    exact = [one for one in found if one.label == name or str(one.id) == name]
-    found = exact or found
+
+def find(desk: Desk, name: str | None, *, exact: bool = False) -> Instance:
+    """The instance of ours that `name` means: its id, its label, or the label's beginning unless
+    `exact`. None means the only one. Raises NotOurs."""
+    all_of_us = ours(desk)
+    found = [one for one in all_of_us if name in (None, one.label, str(one.id))]
+    if not found and not exact and name is not None:
+        found = [one for one in all_of_us if one.label.startswith(name)]
     if len(found) == 1:
         return found[0]
-    known = ", ".join(f"{one.id} ({one.label})" for one in ours) or "none"
+    listed = ", ".join(f"{one.id} ({one.label})" for one in all_of_us) or "none"
     wanted = f"{len(found)} instances are {name}" if name else f"there are {len(found)}"
-    raise NotOurs(f"{wanted}: name one of this account's rerank-serve instances: {known}")
-
-
-def _is(instance: Instance, name: str) -> bool:
-    return str(instance.id) == name or instance.label.startswith(name)
+    raise NotOurs(f"{wanted}: name one of this account's rerank-serve instances: {listed}")
 
 
 def known(desk: Desk, instance: Instance) -> Deployment | None:
     """What this machine knows of an instance; None for one launched elsewhere."""
-    return next((one for one in desk.notes.all() if one.label == instance.label), None)
+    noted = list(desk.notes.all())
+    by_id = (one for one in noted if one.instance == instance.id)
+    by_label = (one for one in noted if one.label == instance.label)
+    return next(by_id, None) or next(by_label, None)
 
 
 def list_all(desk: Desk) -> str:
     """A table of this account's instances of ours, and what they cost together."""
-    ours = desk.vast.ours()
-    rows = [HEAD, *(_row(desk, one) for one in ours)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    all_of_us = ours(desk)
     now = desk.clock()
-    running = sum(one.hourly for one in ours if one.status == "running")
-    cost = sum(one.cost(now) for one in ours)
-    lines.append(f"{len(ours)} instances, ${running:.3f} an hour, about ${cost:.2f} of rent so far")
-    return "\n".join(lines)
+    running = sum(one.hourly for one in all_of_us if one.status not in STOPPED)
+    cost = sum(one.cost(now) for one in all_of_us)
+    return (
+        aligned([HEAD, *(_row(desk, one) for one in all_of_us)])
+        + f"\n{len(all_of_us)} instances, ${running:.3f} an hour, about ${cost:.2f} of rent so far"
+    )
 
 
 def _row(desk: Desk, one: Instance) -> Sequence[str]:
@@ -95,51 +97,72 @@ def _health(desk: Desk, one: Instance) -> str:
             if address is None:
                 return "no way leads to it"
             key = desk.notes.key(deployment.label)
-            phase = Endpoint(address, deployment.fingerprint, key).phase()
-            where = "through its tunnel" if deployment.local_port else f"https://{_at(address)}"
-            return phase or f"ready, {where}"
-    except (NotYet, HostFailed) as error:
+            endpoint = Endpoint(address, deployment.fingerprint, key)
+            where = "through its tunnel" if deployment.local_port else endpoint.url
+            return endpoint.phase() or f"ready, {where}"
+    except (NotYet, DeployError) as error:
         return str(error)
 
 
-def _at(address: tuple[str, int]) -> str:
-    return f"{address[0]}:{address[1]}"
-
-
 def logs(desk: Desk, name: str | None, tail: int) -> str:
-    return desk.vast.logs(find(desk, name).id, tail)
+    """The last lines of an instance's log, without what would move a terminal's cursor."""
+    text = desk.vast.logs(find(desk, name).id, tail)
+    return "".join(c for c in text if c.isprintable() or c in "\n\t")
 
 
 def stop(desk: Desk, name: str | None) -> str:
     """Stops an instance and waits until it has: its disk is kept, and paid for."""
     one = find(desk, name)
     desk.vast.stop(one.id)
-    _wait(desk, one, f"instance {one.id} does not stop", lambda status: status in STOPPED)
+    _wait(desk, one, "does not stop", lambda status: status in STOPPED)
+    start, destroy = command("start", str(one.id)), command("destroy", str(one.id))
     return (
         f"instance {one.id} is stopped. Its disk still costs money, also beyond its --ttl: start it"
-        f" with `{command('start', one.label)}`, end it with `{command('destroy', one.label)}`"
+        f" with `{start}`, end it with `{destroy}`"
     )
 
 
 def start(desk: Desk, name: str | None) -> Ready:
     """Starts an instance that was stopped, and waits until it ranks. Raises DeployError."""
     one = find(desk, name)
-    deployment = known(desk, one)
-    if deployment is None:
-        raise NotOurs(f"{one.label} was launched from another machine: start it there")
-    earlier = ""
-    if one.status != "running":
-        earlier = vast_instance.said(desk.vast.logs(one.id)).run
+    noted = known(desk, one)
+    if noted is None:
+        raise NotOurs(f"{one.id} was launched from another machine: start it there")
+    deployment = desk.notes.write(noted, instance=one.id)
+    desk.notes.key(deployment.label)  # which raises what is better known before
+    desk.notes.program(deployment.label)
+    try:
+        earlier = _start(desk, one, deployment) if one.status != "running" else ""
+        return make_ready(desk, deployment, earlier=earlier)
+    except BaseException as error:
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else error
+        raise StillThere(f"{why}. Instance {one.id}: {_costs(one)}") from error
+
+
+def _start(desk: Desk, one: Instance, deployment: Deployment) -> str:
+    """Starts a stopped instance: the run that its log had before. Raises HostFailed."""
+    earlier = vast_instance.said(desk.vast.logs(one.id)).run or deployment.run
+    try:
         desk.vast.start(one.id)
         # Before Vast.ai heeds it, the instance is as dead as it was.
-        words = f"instance {one.id} does not start: its machine may be rented by others now"
-        _wait(desk, one, words, lambda status: status not in STOPPED)
-    try:
-        return make_ready(desk, deployment, earlier=earlier)
-    except HostFailed as error:
-        raise HostFailed(
-            f"{error}. It still costs money: `{command('destroy', one.label)}` ends it"
-        ) from error
+        _wait(desk, one, "does not start: its machine may be rented by others now", _is_alive)
+    except HostFailed:
+        with suppress(DeployError):  # else it stays queued, and may start to cost some other day
+            desk.vast.stop(one.id)
+        raise
+    return earlier
+
+
+def _is_alive(status: str) -> bool:
+    return status not in DEAD | STOPPED
+
+
+def _costs(one: Instance) -> str:
+    """What still costs money, and what to do about it."""
+    return (
+        "its disk costs money, and its machine while it runs:"
+        f" `{command('stop', str(one.id))}`, or end it with `{command('destroy', str(one.id))}`"
+    )
 
 
 def _wait(desk: Desk, one: Instance, words: str, is_so: Callable[[str], bool]) -> None:
@@ -147,25 +170,25 @@ def _wait(desk: Desk, one: Instance, words: str, is_so: Callable[[str], bool]) -
     until = desk.clock() + CHANGES_WITHIN_S
     while desk.clock() < until:
         now = desk.vast.show(one.id)
-        if now is None or is_so(now.status):
+        if now is None:
+            raise HostFailed(f"instance {one.id} is gone")
+        if is_so(now.status):
             return
         desk.pace.wait("poll")
-    raise HostFailed(f"{words}. It still costs money: `{command('destroy', one.label)}` ends it")
+    raise HostFailed(f"instance {one.id} {words}: {_costs(one)}")
 
 
 def end(desk: Desk, name: str | None) -> None:
     """Destroys an instance, waits until it is gone, and forgets it. Raises StillThere, NotOurs."""
-    try:
-        one = find(desk, name)
-    except NotOurs:
-        left = [d for d in desk.notes.all() if name in (d.label, str(d.instance))]
-        if name is None or not left:
-            raise
-        destroy(desk.vast, left[0].label, None, desk.show)  # it may show late
-        desk.notes.forget(left[0].label)
-        return
-    destroy(desk.vast, one.label, one.id, desk.show)
-    desk.notes.forget(one.label)
+    noted = [one for one in desk.notes.all() if name in (one.label, str(one.instance))]
+    if not noted:
+        one = find(desk, name, exact=True)
+        destroy(desk.vast, str(one.id), one.id, desk.show)
+        noted = [deployment for deployment in desk.notes.all() if deployment.instance == one.id]
+    else:  # by its id if that is known, whatever it is called by now; else it may show by its label
+        destroy(desk.vast, noted[0].label, noted[0].instance, desk.show)
+    for deployment in noted:
+        desk.notes.forget(deployment.label)
 
 
 def tunnel(desk: Desk, name: str | None) -> None:
@@ -173,7 +196,7 @@ def tunnel(desk: Desk, name: str | None) -> None:
     one = find(desk, name)
     deployment = known(desk, one)
     if deployment is None or deployment.local_port is None:
-        raise NotOurs(f"{one.label} was not launched with --tunnel from this machine")
+        raise NotOurs(f"{one.id} was not launched with --tunnel from this machine")
     ssh = login(desk, deployment, one)
     if ssh is None:
         raise HostFailed(f"instance {one.id} has no way in through SSH: is it running?")

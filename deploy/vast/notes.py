@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from deploy.vast.errors import DeployError
+from deploy.vast.plan import is_label
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Deployment:
     until: float | None = None
     instance: int | None = None
     fingerprint: str | None = None
+    run: str = ""  # of its start script, the last that was ready
 
 
 class Notes:
@@ -63,21 +65,35 @@ class Notes:
         return path
 
     def folder(self, label: str) -> Path:
+        """Raises DeployError for what is no label of ours, and so no name of a folder."""
+        if not is_label(label):
+            raise DeployError(f"{label!r} is no label of this program's: nothing was done with it")
         return self.root / label
 
     def key(self, label: str) -> str:
-        return (self.folder(label) / "key").read_text()
+        """Raises DeployError."""
+        return self._read(label, "key").decode()
 
     def program(self, label: str) -> bytes:
-        return (self.folder(label) / "program.tgz").read_bytes()
+        """Raises DeployError."""
+        return self._read(label, "program.tgz")
+
+    def _read(self, label: str, name: str) -> bytes:
+        path = self.folder(label) / name
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise DeployError(f"{path} cannot be read ({error.strerror}): it is gone") from error
 
     def all(self) -> Iterator[Deployment]:
         """What was begun here and not forgotten. Passes over what cannot be read."""
         for file in sorted(self.root.glob("*/deployment.json")):
             try:
-                yield Deployment(**json.loads(file.read_text()))
+                found = Deployment(**json.loads(file.read_text()))
             except (OSError, ValueError, TypeError):
                 continue
+            if found.label == file.parent.name:
+                yield found
 
     def forget(self, label: str) -> None:
         """Removes what is kept of an instance that is gone."""

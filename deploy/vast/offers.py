@@ -122,13 +122,17 @@ def table(quotes: Sequence[Quote], most: int = SHOWN) -> str:
         )
         for place, q in enumerate(quotes[:most])
     ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (head, *rows)
-    ]
     more = len(quotes) - most
-    return "\n".join(lines + ([f"   and {more} more that fit"] if more > 0 else []))
+    return aligned([head, *rows]) + (f"\n   and {more} more that fit" if more > 0 else "")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equally many cells as lines whose columns stand below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
 
 
 def _failures(offer: Offer, requirements: Sequence[Clause], excluded: Collection[int]) -> list[str]:

@@ -23,7 +23,7 @@ def parser_for(
     commands = vast.add_subparsers(required=True, metavar="COMMAND")
     for name, function in verbs.items():
         verb = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
-        verb.set_defaults(command=function)
+        verb.set_defaults(command=function, verb=name)
         if name == "up":
             _add_up(verb)
         elif name != "list":

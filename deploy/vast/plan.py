@@ -23,6 +23,7 @@ UNSAID = Hardware(
 )
 
 LABEL = "rerank-serve-"  # begins the label of each instance that is ours
+_LABEL = re.compile(rf"{LABEL}[a-z0-9.-]{{1,40}}-[0-9a-f]{{6}}-[0-9]{{1,3}}", re.ASCII)
 DEFAULT_PORT = 8443  # inside the instance
 SECRETS = frozenset({"RERANK_API_KEY", "HF_TOKEN"})
 REDACTED = "[redacted]"
@@ -188,7 +189,7 @@ class Contents:
     """What an instance is to run, whatever machine it is on.
 
     `model` is what `serve up` is told; `key` and `bundle` are SHA-256 digests in hex, of the API
-    key and of our own program; `until` is in seconds since 1970.
+    key and of our own program; `ttl_s` counts from its first start.
     """
 
     model: str
@@ -196,7 +197,7 @@ class Contents:
     bundle: str
     port: int = DEFAULT_PORT
     tunnel: bool = False
-    until: float | None = None
+    ttl_s: float | None = None
     hf_token: str | None = field(default=None, repr=False)
 
 
@@ -215,8 +216,8 @@ def request_for(needs: Hardware, contents: Contents, *, label: str, script: str)
         env |= {"RERANK_HOST": "127.0.0.1", "RERANK_OUTPUT": "/proc/1/fd/1"}
     else:
         env |= {"RERANK_HOST": "0.0.0.0", f"-p {contents.port}:{contents.port}": "1"}
-    if contents.until is not None:
-        env["RERANK_UNTIL"] = f"{contents.until:.0f}"
+    if contents.ttl_s is not None:
+        env["RERANK_TTL"] = f"{contents.ttl_s:.0f}"
     if contents.hf_token:
         env["HF_TOKEN"] = contents.hf_token
     return Request(image_for(needs), needs.disk_gib, env, label, script, contents.tunnel)
@@ -224,8 +225,14 @@ def request_for(needs: Hardware, contents: Contents, *, label: str, script: str)
 
 def label_for(model: str, attempt: str) -> str:
     """A label that no other attempt of any launch has; by it an instance is found again."""
-    plain = re.sub(r"[^a-z0-9.-]", "-", model.rsplit("/", 1)[-1].lower())
-    return f"{LABEL}{plain[:40]}-{attempt}"
+    plain = re.sub(r"[^a-z0-9.-]", "-", model.rsplit("/", 1)[-1].lower())[:40]
+    return f"{LABEL}{plain or 'model'}-{attempt}"
+
+
+def is_label(text: str) -> bool:
+    """Whether a text is a label that `label_for` makes. Anyone with the account may write others,
+    and labels become names of folders and parts of commands here."""
+    return _LABEL.fullmatch(text) is not None
 
 
 def packed(script: str) -> str:

@@ -1,5 +1,6 @@
 """From an instance that was created, or started again, to an endpoint that ranks."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,8 +23,14 @@ class Ready:
     is_named: bool
 
 
-def make_ready(desk: Desk, deployment: Deployment, *, earlier: str = "") -> Ready:
-    """Follows an instance until it ranks, and writes down its certificate. Raises HostFailed."""
+def make_ready(
+    desk: Desk, deployment: Deployment, *, earlier: str = "", most: float = math.inf
+) -> Ready:
+    """Follows an instance until it ranks, and writes down what is known then. Raises HostFailed.
+
+    `earlier` is the run of its start script that its log had before it was started again; `most` is
+    the price, in dollars an hour, that was agreed.
+    """
     label, instance = deployment.label, deployment.instance
     assert instance is not None, "a deployment that was never created"
     follower = Follower(
@@ -34,6 +41,7 @@ def make_ready(desk: Desk, deployment: Deployment, *, earlier: str = "") -> Read
         program=desk.notes.program(label),
         timeout_s=deployment.timeout_s,
         earlier=earlier,
+        most=most,
     )
     proof = follower.until_ready()
     folder = desk.notes.folder(label)
@@ -45,7 +53,10 @@ def make_ready(desk: Desk, deployment: Deployment, *, earlier: str = "") -> Read
         key_file=str(folder / "key"),
         header_file=str(folder / "authorization"),
     )
-    deployment = desk.notes.write(deployment, fingerprint=proof.fingerprint)
+    run = follower.heard.run if follower.heard else ""
+    deployment = desk.notes.write(
+        deployment, fingerprint=proof.fingerprint, hourly=follower.hourly, run=run
+    )
     return Ready(deployment, access, proof.is_named)
 
 

@@ -1,10 +1,9 @@
 """One instance from its creation until it is kept or gone, whatever happens between."""
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from deploy.vast.api import Vast
 from deploy.vast.errors import Gone, Lost, NoCredit, StillThere, Unclear
@@ -17,17 +16,23 @@ Show = Callable[[str], None]
 class Rental:
     """Use as a context manager: what was created in it and not kept is destroyed at its end.
 
-    The label tells it from everything else of the account. Raises StillThere at its end when the
-    instance could not be destroyed, or nobody can tell whether there is one.
+    The label tells it from everything else of the account. While it lasts, a first signal raises
+    KeyboardInterrupt, and those that come while it cleans up are answered with words; only one more
+    interrupts that. `state` is "nothing" when nothing is left, and "unclear" when nobody can tell.
     """
 
     def __init__(self, vast: Vast, request: Request, show: Show) -> None:
         self._vast, self._request, self._show = vast, request, show
         self._id: int | None = None
         self._is_shown = False  # by Vast.ai, which may say of what it does not show that it is gone
-        self.state: Literal["nothing", "may exist", "kept"] = "nothing"
+        self._signals: int | None = None  # how many came since it cleans up
+        self._before: dict[int, Any] = {}
+        self.state: Literal["nothing", "may exist", "unclear", "kept"] = "nothing"
 
     def __enter__(self) -> "Rental":
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                self._before[number] = signal.signal(number, self._on_signal)
         return self
 
     def create(self, offer: int) -> int:
@@ -50,7 +55,7 @@ class Rental:
         self._show(f"{error}: looking for an instance labelled {label}")
         found = self._vast.find(label)
         if not found:
-            self.state = "nothing"
+            self.state = "unclear"
             raise Lost(f"nothing was created, as it seems ({error})") from error
         return found[0].id
 
@@ -64,21 +69,48 @@ class Rental:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.state != "may exist":
-            return
+        self.end()
+
+    def end(self) -> None:
+        """Does what is to be done at the end, if it is not done. Raises StillThere."""
+        self._signals = self._signals or 0
+        try:
+            if self.state == "may exist":
+                self._destroy()
+        finally:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def _destroy(self) -> None:
         label = self._request.label
-        with patient(self._show, f"destroying {label}"):
-            if self._id is not None:
-                destroy(self._vast, label, self._id, self._show)
-            if not self._is_shown:
-                destroy(self._vast, label, None, self._show)
+        self.state = "unclear"  # until it is done
+        if self._id is not None:
+            destroy(self._vast, label, self._id, self._show)
+        found = self._is_shown or destroy(self._vast, label, None, self._show)
+        if not found and self._id is None:
+            raise StillThere(
+                f"an instance labelled {label} may have been created, and does not show yet:"
+                f" look once more with `{command('destroy', label)}`"
+            )
         self.state = "nothing"
 
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signals is None:
+            self._signals = 0
+            raise KeyboardInterrupt
+        self._signals += 1
+        if self._signals > 1:
+            raise KeyboardInterrupt
+        label = self._request.label
+        self._show(
+            f"destroying {label}: wait a little, or interrupt once more to leave it as it is"
+        )
 
-def destroy(vast: Vast, label: str, instance: int | None, show: Show) -> None:
+
+def destroy(vast: Vast, label: str, instance: int | None, show: Show) -> bool:
     """Destroys an instance, or without its id what bears the label, and returns when it is gone.
 
-    Raises StillThere.
+    Whether there was any. Raises StillThere.
     """
     try:
         ids = [instance] if instance else [one.id for one in vast.find(label)]
@@ -87,37 +119,18 @@ def destroy(vast: Vast, label: str, instance: int | None, show: Show) -> None:
             show(f"instance {one} is destroyed")
         if not ids:
             show(f"no instance is labelled {label}")
+        return bool(ids)
     except BaseException as error:
         known = f"instance {instance}" if instance else "an instance"
         raise StillThere(
             f"{known} labelled {label} may still run and cost money ({_why(error)}): end it with"
-            f" `{command('destroy', label)}`"
+            f" `{command('destroy', str(instance or label))}`"
         ) from error
 
 
-def command(verb: str, label: str) -> str:
-    """What to type for a deployment."""
-    return f".venv/bin/python -m deploy vast {verb} {label}"
-
-
-@contextmanager
-def patient(show: Show, what: str) -> Iterator[None]:
-    """While it lasts, a first signal is answered with words, and only a second one interrupts."""
-    seen = 0
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        seen += 1
-        if seen > 1:
-            raise KeyboardInterrupt
-        show(f"{what}: wait a little, or interrupt once more to leave it as it is")
-
-    before = {number: signal.signal(number, on_signal) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def command(verb: str, name: str) -> str:
+    """What to type for a deployment, by its id or label."""
+    return f".venv/bin/python -m deploy vast {verb} {name}"
 
 
 def _why(error: BaseException) -> str:

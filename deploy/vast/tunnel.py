@@ -62,12 +62,17 @@ class Tunnel:
             stderr=subprocess.PIPE,
             start_new_session=True,  # a Ctrl-C is ours to handle
         )
-        deadline = time.monotonic() + OPEN_WITHIN_S
-        while not _listens(self._login.local):
-            if self._child.poll() is not None or time.monotonic() > deadline:
-                self.__exit__(None, None, None)
-                raise NotYet(f"no tunnel through SSH: {self._words or 'no answer'}")
-            time.sleep(0.1)
+        try:
+            deadline = time.monotonic() + OPEN_WITHIN_S
+            while is_free(self._login.local):
+                if self._child.poll() is not None or time.monotonic() > deadline:
+                    raise NotYet("no tunnel through SSH")
+                time.sleep(0.1)
+        except BaseException as error:
+            self.__exit__(None, None, None)
+            if isinstance(error, NotYet):
+                raise NotYet(f"{error}: {self._words or 'no answer'}") from error
+            raise
         return self
 
     def wait(self) -> str:
@@ -93,7 +98,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _listens(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether nobody holds a port of this machine."""
     with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex((LOOPBACK, port)) == 0
+        return probe.connect_ex((LOOPBACK, port)) != 0
