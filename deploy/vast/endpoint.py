@@ -125,8 +125,8 @@ class Endpoint:
         )
         try:
             connection.request(method, path, body=body, headers=dict(headers or {}))
-            answer = connection.getresponse()
-            return answer.status, answer.read(1 << 20)
+            with connection.getresponse() as answer:
+                return answer.status, answer.read(1 << 20)
         except ssl.SSLCertVerificationError as error:
             raise HostFailed(ANOTHER) from error
         except (OSError, http.client.HTTPException) as error:
