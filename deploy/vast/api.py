@@ -110,9 +110,8 @@ class Vast:
         answer = answer if isinstance(answer, Mapping) else {}
         created = answer.get("new_contract")
         if not isinstance(created, int) or not answer.get("success"):
-            said = {
-                key: answer.get(key) for key in ("success", "error", "msg")
-            }  # no key of its own
+            # Not all of it, which may have the instance's own key.
+            said = {key: answer.get(key) for key in ("success", "error", "msg")}
             raise Unclear(f"Vast.ai answered {said}")
         return created
 

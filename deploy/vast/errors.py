@@ -50,7 +50,9 @@ class HostFailed(DeployError):
 
 
 class Lost(HostFailed):
-    pass
+    def __init__(self, message: str, label: str) -> None:
+        super().__init__(message)
+        self.label = label  # of what may show yet
 
 
 class NoMachine(DeployError):

@@ -72,7 +72,7 @@ class Follower:
             raise HostFailed(f"it costs ${instance.hourly:.3f} an hour, more than was agreed")
         if reason := vast_instance.failure(instance):
             raise HostFailed(reason + self._last_words())
-        if instance.status != "running":
+        if not self.is_running:
             return f"{instance.status or 'created'}: {instance.message or 'no word yet'}"[:200]
         heard = self._hear()
         if heard.fingerprint is None or heard.run == self.earlier:

@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,13 +106,11 @@ class Launch:
         except HostFailed as error:
             tally.fail(quote, self.desk.clock() - began)
             if isinstance(error, Lost):
-                tally.lost.append(self._label(f"{self.id}-{len(tally.tried)}"))
+                tally.lost.append(error.label)
             self.desk.show(f"machine {quote.machine} failed: {error}")
         return False
 
-    def quotes(
-        self, requirements: tuple[Clause, ...], tried: frozenset[int] | set[int] = frozenset()
-    ) -> list[Quote]:
+    def quotes(self, requirements: tuple[Clause, ...], tried: Collection[int] = ()) -> list[Quote]:
         """What fits, the best first. Raises NoMachine, saying what each requirement ruled out."""
         needs, hours = self.wish.needs, self.wish.hours
         for search in (requirements, ()):  # Vast.ai tells what was ruled out only if it ruled none
@@ -132,9 +130,6 @@ class Launch:
         if self.wish.yes or self.ask(question):
             return most
         raise NoMachine("nothing was rented: answer y, or give --yes or --max-price X")
-
-    def _label(self, attempt: str) -> str:
-        return label_for(self.wish.model, attempt)
 
     def _attempt(self, quote: Quote, attempt: str, most: float) -> None:
         """Rents one offer and makes it ready. Raises Gone and HostFailed when another may do."""

@@ -115,10 +115,10 @@ def stop(desk: Desk, name: str | None) -> str:
     one = find(desk, name)
     desk.vast.stop(one.id)
     _wait(desk, one, "does not stop", lambda status: status in STOPPED)
-    start, destroy = command("start", str(one.id)), command("destroy", str(one.id))
+    again, over = command("start", str(one.id)), command("destroy", str(one.id))
     return (
         f"instance {one.id} is stopped. Its disk still costs money, also beyond its --ttl: start it"
-        f" with `{start}`, end it with `{destroy}`"
+        f" with `{again}`, end it with `{over}`"
     )
 
 

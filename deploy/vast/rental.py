@@ -56,7 +56,7 @@ class Rental:
         found = self._vast.find(label)
         if not found:
             self.state = "unclear"
-            raise Lost(f"nothing was created, as it seems ({error})") from error
+            raise Lost(f"nothing was created, as it seems ({error})", label) from error
         return found[0].id
 
     def keep(self) -> None:
