@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from serve import __version__
 from serve.dialects import agent
 from serve.dialects.base import Body
 from serve.errors import Forbidden, InternalError, InvalidRequest, RequestError
+from serve.exchange import Exchange
 from serve.rerank import RerankRequest, RerankResult
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Scorer = Callable[[RerankRequest, str], Awaitable[RerankResult]]
-_ID = "rerank_serve.id"  # our request id, in the ASGI scope
+Scorer = Callable[[RerankRequest, Exchange], Awaitable[RerankResult]]
+_EXCHANGE = "rerank_serve.exchange"  # in the ASGI scope: ours, which the tool is called for
 _OURS = (b"content-type", b"content-length", b"transfer-encoding")  # headers of the body
 
 
@@ -79,13 +80,13 @@ class Tool:
         if params.name != agent.TOOL:
             message = f"There is no tool {params.name!r} here, only {agent.TOOL!r}."
             raise MCPError(INVALID_PARAMS, message)
-        id = context.request.scope[_ID] if context.request else ""
+        exchange = _exchange(context)
         try:
             request = agent.parse(params.arguments or {})
-            result = await self.score(request, id)
+            result = await self.score(request, exchange)
             words, content = agent.render_text(request, result), agent.render(request, result)
         except Exception as error:
-            words = _told(error, id)
+            words = _told(error, exchange.id)
             return CallToolResult(content=[TextContent(text=words)], is_error=True)
         return CallToolResult(content=[TextContent(text=words)], structured_content=content)
 
@@ -108,6 +109,12 @@ class Tool:
         return ListToolsResult(tools=[tool])
 
 
+def _exchange(context: "ServerRequestContext[Any]") -> Exchange:
+    assert context.request is not None  # none is without over HTTP
+    exchange: Exchange = context.request.scope[_EXCHANGE]
+    return exchange
+
+
 def _told(error: Exception, id: str) -> str:
     """What an agent is told of an error: the faults of this program stay in its log."""
     if isinstance(error, RequestError):
@@ -125,8 +132,9 @@ class Agents:
         self._running: asyncio.Task[None] | None = None
         self._manager: asyncio.Future[StreamableHTTPSessionManager] | None = None
 
-    async def answer(self, request: Request, body: Body, id: str) -> Response:
-        """The response to one message. `body` has been read from `request`, which is a POST."""
+    async def answer(self, exchange: Exchange, body: Body) -> Response:
+        """The response to one message, whose `body` has been read from a POST."""
+        request = exchange.request
         manager = await self._started()
         try:
             content = orjson.dumps(body)
@@ -143,7 +151,7 @@ class Agents:
 
         headers = [pair for pair in request.scope["headers"] if pair[0] not in _OURS]
         headers.append((b"content-type", b"application/json"))  # as reading it has shown
-        scope = {**request.scope, "headers": headers, _ID: id}
+        scope = {**request.scope, "headers": headers, _EXCHANGE: exchange}
         await manager.handle_request(scope, receive, send)
         return _joined(answer)
 

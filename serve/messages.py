@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import orjson
 from starlette.requests import Request
@@ -10,8 +10,10 @@ from starlette.responses import Response
 
 from serve.dialects.base import Body
 from serve.errors import InvalidRequest, TooLarge
+from serve.exchange import Exchange
 from serve.headers import REQUEST_ID
 
+Handler = Callable[[Exchange], Awaitable[Response]]
 _FIT_FOR_A_LOG = re.compile(r"[\x21-\x7e]{1,128}")
 
 

@@ -1,11 +1,13 @@
 """What Prometheus is told: requests, pairs, latency, and the state of each engine."""
 
+import time
 from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from serve.exchange import Exchange
 from serve.pool import Pool
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -33,10 +35,12 @@ class Metrics:
             registry=self._registry,
         )
 
-    def observe(self, dialect: str, status: int, seconds: float) -> None:
-        """One scoring request, answered."""
-        self._requests.labels(dialect, str(status)).inc()
-        self._seconds.labels(dialect).observe(seconds)
+    def answered(self, exchange: Exchange, status: int) -> None:
+        """One request, answered. Those that score are counted."""
+        if exchange.dialect is None:
+            return
+        self._requests.labels(exchange.dialect.name, str(status)).inc()
+        self._seconds.labels(exchange.dialect.name).observe(time.monotonic() - exchange.started)
 
     def scored(self, model: str, pairs: int) -> None:
         """Pairs that an engine scored."""

@@ -111,7 +111,7 @@ async def _until_stopped(
 
 async def _drain(gateway: Gateway, grace_s: float, stopping: asyncio.Event) -> None:
     """Admits nothing more and waits for what is in flight; a second signal ends the wait."""
-    gateway.is_draining = True
+    gateway.drain()
     stopping.clear()
     log.info("stopping: %d requests in flight", gateway.in_flight)
     idle = asyncio.create_task(gateway.idle.wait())

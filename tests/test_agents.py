@@ -22,6 +22,7 @@ from serve import agents as agents_module
 from serve.agents import Agents, Tool, check_origin
 from serve.dialects import agent
 from serve.errors import Forbidden, InvalidRequest
+from serve.exchange import Exchange
 from serve.rerank import RerankRequest, RerankResult, Stages
 from tests.harness import Server, write_config
 from tests.test_gateway import metric
@@ -464,7 +465,7 @@ def test_a_passage_that_is_cut(minilm_server: Server):
 
 
 def tool_that_fails() -> Tool:
-    async def fail(request: RerankRequest, id: str) -> RerankResult:
+    async def fail(request: RerankRequest, exchange: Exchange) -> RerankResult:
         raise RuntimeError("a secret of ours")
 
     return Tool(fail, ["m"], "m")
@@ -476,7 +477,9 @@ def ask(agents: Agents, message: dict[str, Any]) -> Awaitable[Any]:
 
     headers = [(b"accept", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": headers}
-    return agents.answer(Request(scope, receive), {"jsonrpc": "2.0", "id": 1, **message}, "me")
+    return agents.answer(
+        Exchange(Request(scope, receive), "me"), {"jsonrpc": "2.0", "id": 1, **message}
+    )
 
 
 def test_a_fault_is_told_by_its_id_only(caplog: pytest.LogCaptureFixture):

@@ -5,8 +5,8 @@ import http.client
 import pytest
 
 from serve import page
-from serve.gateway import OPEN_PATHS
 from serve.rerank import sigmoid
+from serve.telling import OPEN_PATHS
 from tests.bodies import ASKING, MORE, Asking
 from tests.fake_vllm import logit
 from tests.harness import KEY, Server

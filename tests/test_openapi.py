@@ -23,12 +23,13 @@ from serve.dialects.base import Dialect
 from serve.dialects.options import common
 from serve.dialects.schemas import COMMON
 from serve.errors import InvalidRequest
-from serve.gateway import OPEN_PATHS, Gateway
+from serve.gateway import Gateway
 from serve.openapi_errors import ERRORS, camel
 from serve.pool import Pool, Replica
 from serve.rerank import Chunk, Stages
 from serve.spec import Model
 from serve.stack import Stack
+from serve.telling import OPEN_PATHS
 from serve.vllm_log import Progress
 from tests.harness import KEY, Server
 from tests.test_catalog import STACK, catalog

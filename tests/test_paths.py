@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve import dialects
-from serve.gateway import CLUSTER_PATH, MODELS_PATH, OPEN_PATHS
 from serve.paths import normal
+from serve.telling import CLUSTER_PATH, MODELS_PATH, OPEN_PATHS
 
 
 @pytest.mark.parametrize(
