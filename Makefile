@@ -22,7 +22,7 @@ TLS := $(if $(TLS_CERTIFICATE),--tls-certificate $(TLS_CERTIFICATE)) $(if $(TLS_
 PIN := $(if $(FINGERPRINT),--fingerprint $(FINGERPRINT))
 ON := $(if $(DEVICE),--device $(DEVICE))
 
-.PHONY: help install serve stop verify deploy argv check test test-clients bench
+.PHONY: help install serve stop reload verify deploy argv check test test-clients bench
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -37,6 +37,9 @@ serve: install ## serve MODEL (a config's name, a YAML, a Hugging Face id, a fol
 
 stop: install ## stop the server on PORT
 	@$(BIN)/python -m serve stop --port $(PORT)
+
+reload: install ## have the server on PORT read its keys and certificate again and restart its engines one by one
+	@$(BIN)/python -m serve reload --port $(PORT)
 
 verify: install ## check a running server (URL=) against reference scores of MODEL (RECORD=1 writes them, FORCE=1 over old ones)
 	@$(BIN)/python -m clients.verify $(MODEL) --url $(URL) $(KEYS) $(PIN) $(if $(RECORD),--record) $(if $(FORCE),--force)

@@ -21,8 +21,8 @@ from benchmarks.calibration import CalibrationError, Floats, Ints
 from benchmarks.labelled import InputError, Pair, read
 from benchmarks.raw_values import AskError, RawValues
 from benchmarks.reliability import draw
-from serve.auth import read_keys
 from serve.errors import ConfigError
+from serve.key_file import read_plain
 
 KEY_VARIABLE = "RERANK_API_KEY"
 
@@ -147,7 +147,7 @@ def _key(file: Path | None, environment: Mapping[str, str]) -> str | None:
     """The key to send: the first in the file that is no digest, else the variable's."""
     if file is None:
         return environment.get(KEY_VARIABLE, "").strip() or None
-    keys = [key for key in read_keys(file) if not key.startswith("sha256:")]
+    keys = read_plain(file)
     if not keys:
         raise InputError(f"{file} holds digests only, and a request needs the key itself")
     return keys[0]

@@ -7,7 +7,7 @@ import and 35 MB of memory, so nothing of it is there until the first message co
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +35,11 @@ _EXCHANGE = "rerank_serve.exchange"  # in the ASGI scope: ours, which the tool i
 _OURS = (b"content-type", b"content-length", b"transfer-encoding")  # headers of the body
 
 
-def check_origin(origin: str | None, host: str, *, has_keys: bool) -> None:
-    """Raises Forbidden for a request that a web page of another origin sends.
+def check_origin(
+    origin: str | None, host: str, *, has_keys: bool, allowed: Collection[str] = ()
+) -> None:
+    """Raises Forbidden for a request that a web page of another origin sends, but for `allowed`
+    ones (`*` for any).
 
     `origin` and `host` are the headers. A page cannot know a key; without keys, the page may have
     had its own host name point at us (DNS rebinding), so that both headers agree: then only
@@ -44,11 +47,13 @@ def check_origin(origin: str | None, host: str, *, has_keys: bool) -> None:
     """
     if origin is None:
         return  # no browser: those send one with every POST
+    if origin in allowed or "*" in allowed:
+        return
     same = origin.partition("://")[2].lower() == host.lower() != ""
     if not same or not (has_keys or _is_address(host)):
         raise Forbidden(
             f"A page of {origin} may not use this server's {agent.PATH}: call it from a program"
-            " that sends no Origin header."
+            " that sends no Origin header, or allow it with `serve up --cors-origin`."
         )
 
 

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from serve.spec import DeviceKind, Model
@@ -33,6 +33,12 @@ CPU_ENV: Mapping[str, str] = {
 # Every engine, unless its YAML says otherwise: a request's `priority` is heeded (vLLM's own default
 # takes the field and does nothing with it); requests of one priority keep their order of arrival.
 ENGINE_FLAGS: Mapping[str, object] = {"scheduling-policy": "priority"}
+# Where an engine's spans go, and how: without a word vLLM would speak gRPC.
+TRACES_FLAG = "otlp-traces-endpoint"
+TRACES_ENV: Mapping[str, str] = {
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+    "OTEL_SERVICE_NAME": "vllm",
+}
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,15 @@ def build(
         **{key: str(value) for key, value in model.env.items()},
     }
     return Command((*vllm, *_arguments(own), *_arguments(flags)), env)
+
+
+def traced(model: Model, endpoint: str) -> Model:
+    """The model with its engine's spans sent to `endpoint` too (OTLP over HTTP), unless its YAML
+    says where they go."""
+    if TRACES_FLAG in {**model.vllm, **model.cpu.vllm}:
+        return model
+    flags, env = {TRACES_FLAG: endpoint, **model.vllm}, {**TRACES_ENV, **model.env}
+    return replace(model, vllm=flags, env=env)
 
 
 def plain(model: Model) -> list[str]:

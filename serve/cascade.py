@@ -1,6 +1,6 @@
 """A cascade: all passages by one model, the best of them again by another."""
 
-import asyncio
+import math
 from dataclasses import replace
 from typing import TypedDict
 
@@ -30,7 +30,13 @@ class CascadePool:
         self.timeout_s = max(pool.model.limits.timeout_s for pool in (first, then))
 
     async def rerank(
-        self, request: RerankRequest, *, model: str, id: str, created: int
+        self,
+        request: RerankRequest,
+        *,
+        model: str,
+        id: str,
+        created: int,
+        left_s: float = math.inf,
     ) -> RerankResult:
         """The joined result. Raises RequestError, InvalidRequest for what is not a ranking."""
         if not request.is_ranked:
@@ -44,15 +50,13 @@ class CascadePool:
         self.first.check(to_first)
         # Before the first one's work, and with the request's own indices.
         checked = self.then.check(to_then, self.keep)
-        loop, names = asyncio.get_running_loop(), Names(model=model, id=id, created=created)
-        deadline = loop.time() + self.timeout_s
+        names = Names(model=model, id=id, created=created)
         if not request.may_cut:  # nor by the second, which must be told with these indices too
-            await self.then.check_whole(checked, self.timeout_s)
-        first = await self.first.rerank(to_first, **names, timeout_s=self.timeout_s)
+            await self.then.check_whole(checked)
+        first = await self.first.rerank(to_first, **names, left_s=left_s)
         kept = rank(first.raw, self.keep)
         best = replace(to_then, passages=[request.passages[index] for index in kept])
-        left = max(0.001, deadline - loop.time())
-        then = await self.then.rerank(best, **names, timeout_s=left)
+        then = await self.then.rerank(best, **names)  # half the work is done: whatever waits there
         return join_stages(first, then, kept, request.top_n)
 
     @property

@@ -24,7 +24,7 @@ class Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self.is_open = False
 
-    async def exchange(self, request: bytes, timeout_s: float) -> Answer:
+    async def exchange(self, request: bytes, timeout_s: float | None) -> Answer:
         """Status and body of the answer to `request`, which is a whole HTTP request.
 
         When it fails, or is cancelled, the connection is closed: the peer sees that and stops.
@@ -33,7 +33,9 @@ class Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
         self._answer = answer
-        timer = loop.call_later(timeout_s, self._fail, TimeoutError())
+        timer = None
+        if timeout_s is not None:
+            timer = loop.call_later(timeout_s, self._fail, TimeoutError())
         self._transport.write(request)
         try:
             return await answer
@@ -41,7 +43,8 @@ class Connection(asyncio.Protocol):
             self.close()
             raise
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
 
     def close(self) -> None:
         self.is_open = False
@@ -97,12 +100,21 @@ class Connections:
         self._socket = socket
         self._idle: list[Connection] = []
 
-    async def send(self, method: str, path: str, body: bytes = b"", *, timeout_s: float) -> Answer:
-        """Status and body of the answer. `timeout_s` bounds the exchange."""
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        timeout_s: float | None,
+        headers: str = "",
+    ) -> Answer:
+        """Status and body of the answer. `timeout_s` bounds the exchange, if given; `headers` are
+        more lines of the request's head, each with its end."""
         connection = await self._take()
         head = (
             f"{method} {path} HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n\r\n"
+            f"content-length: {len(body)}\r\n{headers}\r\n"
         )
         answer = await connection.exchange(head.encode() + body, timeout_s)
         if connection.is_open:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import httptools
 import orjson
@@ -13,13 +14,13 @@ from serve.rerank import RawScores, RerankRequest, check_raw
 from serve.spec import LLM_LIMITS, Model
 from serve.texts import TEXT_OPTIONS
 
+if TYPE_CHECKING:
+    from serve.traces import Tracing
+
 HEALTH_TIMEOUT_S = 10.0
+METRICS_TIMEOUT_S = 2.0
 RETRY_AFTER_S = 5
 SEE_LOG = "The engine's own log says more; the server's names it."
-TOO_SLOW = (
-    "The engine did not answer in time: send fewer or shorter passages, or raise"
-    " `limits: {timeout_s: …}`."
-)
 
 _CUTTING = ("truncate_prompt_tokens", *LLM_LIMITS)  # the fields that have vLLM cut a text
 _SPECIALS = 8  # more special tokens than around any model's pair
@@ -136,7 +137,9 @@ def error_of(status: int, body: bytes) -> RequestError:
         return Unavailable(
             "The engine is too busy or stopping: try again.", retry_after=RETRY_AFTER_S
         )
-    return EngineFault(f"The engine failed with status {status}: {message}. {SEE_LOG}")
+    return Unavailable(
+        f"The engine failed with status {status}: {message}. {SEE_LOG}", retry_after=RETRY_AFTER_S
+    )
 
 
 def _message_of(body: bytes) -> str:
@@ -154,7 +157,7 @@ def mapped_errors() -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:  # an OSError too, so it comes first
-        raise DeadlineExceeded(TOO_SLOW) from error
+        raise DeadlineExceeded("The engine did not answer in time.") from error
     except OSError as error:
         raise Unavailable(
             "The engine is not reachable: try again.", retry_after=RETRY_AFTER_S
@@ -166,15 +169,31 @@ def mapped_errors() -> Iterator[None]:
 class Engine:
     """A vLLM server on a Unix socket."""
 
-    def __init__(self, socket: str) -> None:
+    def __init__(self, socket: str, tracing: "Tracing | None" = None) -> None:
         self._connections = Connections(socket)
+        self._socket = socket
+        self._tracing = tracing
 
-    async def score(self, body: bytes, pairs: int, *, timeout_s: float) -> RawScores:
-        """The raw values of an encoded request. Raises RequestError."""
-        status, answer = await self._send("POST", "/score", body, timeout_s=timeout_s)
+    async def score(self, body: bytes, pairs: int) -> RawScores:
+        """The raw values of an encoded request, however long it takes: whoever cancels this
+        cancels the engine's work too. Raises RequestError."""
+        if self._tracing is None:
+            return await self._score(body, pairs)
+        with self._tracing.turn(self._socket, pairs) as headers:
+            return await self._score(body, pairs, headers)
+
+    async def _score(self, body: bytes, pairs: int, headers: str = "") -> RawScores:
+        status, answer = await self._send("POST", "/score", body, timeout_s=None, headers=headers)
         if status != 200:
             raise error_of(status, answer)
         return decode(answer, pairs)
+
+    async def metrics(self) -> str:
+        """What the engine tells Prometheus. Raises RequestError."""
+        status, answer = await self._send("GET", "/metrics", timeout_s=METRICS_TIMEOUT_S)
+        if status != 200:
+            raise error_of(status, answer)
+        return answer.decode(errors="replace")
 
     async def is_healthy(self) -> bool:
         """Whether the engine says that it is up (which does not prove a forward pass)."""
@@ -201,6 +220,16 @@ class Engine:
     def close(self) -> None:
         self._connections.close()
 
-    async def _send(self, method: str, path: str, body: bytes = b"", *, timeout_s: float) -> Answer:
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        timeout_s: float | None,
+        headers: str = "",
+    ) -> Answer:
         with mapped_errors():
-            return await self._connections.send(method, path, body, timeout_s=timeout_s)
+            return await self._connections.send(
+                method, path, body, timeout_s=timeout_s, headers=headers
+            )

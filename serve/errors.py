@@ -6,11 +6,13 @@ ServeError
 └── RequestError            answered over HTTP with `status`, `code` and the message
     ├── InvalidRequest      400  the body says something this server cannot do
     ├── Unauthorized        401  no key, or not one of ours
-    ├── Forbidden           403  a web page of another origin
+    ├── Forbidden           403  a web page of another origin, or a key for something else
     ├── NotFound            404  no such route or model
     ├── MethodNotAllowed    405
-    ├── TooLarge            413  beyond a size of `limits:`
+    ├── RequestTimeout      408  the request itself did not come in time
+    ├── TooLarge            413  beyond a size of `limits:`, or a key's whole quota
     ├── Overloaded          429  beyond what is worth queueing; try again
+    ├── QuotaExceeded       429  beyond what the key may use; try again later
     ├── InternalError       500  a fault of this program
     ├── EngineFault         502  the engine answered, but not with scores
     ├── Unavailable         503  no engine can answer at all
@@ -100,12 +102,25 @@ class MethodNotAllowed(RequestError):
         return {"allow": self.allow}
 
 
+class RequestTimeout(RequestError):
+    status, code = 408, "request_timeout"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What may still come is no request of its own."""
+        return {"connection": "close"}
+
+
 class TooLarge(RequestError):
     status, code = 413, "too_large"
 
 
 class Overloaded(RequestError):
     status, code = 429, "overloaded"
+
+
+class QuotaExceeded(RequestError):
+    status, code = 429, "quota_exceeded"
 
 
 class InternalError(RequestError):

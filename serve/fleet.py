@@ -3,14 +3,16 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from serve import argv, weights
 from serve.engine import Engine
 from serve.errors import ConfigError, ServeError
-from serve.pool import Pool, Replica
+from serve.events import Events
+from serve.pool import Pool
+from serve.replica import Replica
 from serve.spec import DeviceKind, Model
 from serve.supervise import Supervisor
 
@@ -28,54 +30,94 @@ class Program:
     environment: Mapping[str, str]  # what it inherits
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where one engine is: its spec, laid out for this machine, its directory and its log."""
+
+    model: Model
+    directory: Path
+    log_file: Path
+
+    @property
+    def socket(self) -> str:
+        return str(self.directory / SOCKET_NAME)
+
+
 class Member:
-    """One engine of the fleet, and the pool in front of it."""
+    """One model of the fleet: its engines, and the pool in front of them."""
 
     def __init__(
         self,
         model: Model,
+        places: Sequence[Place],
         folder: str,
         program: Program,
         *,
-        directory: Path,
-        log_file: Path,
-        turn: asyncio.Lock | None,
+        events: Events | None = None,
+        turn: asyncio.Lock | None = None,
     ) -> None:
-        """`folder` is what vLLM is given as --model, `directory` the engine's own; `turn` is held
-        during each start."""
-        socket = str(directory / SOCKET_NAME)
-        command = argv.build(
-            model, weights=folder, socket=socket, device=program.device, vllm=program.vllm
-        )
-        self.pool = Pool(model, [Replica(Engine(socket), since=time.monotonic())])
+        """`folder` is what vLLM is given as --model; `turn` is held during each start."""
+        replicas = [
+            Replica(Engine(place.socket), index, since=time.monotonic())
+            for index, place in enumerate(places)
+        ]
+        self.pool = Pool(model, replicas, events)
+        self.log_files = [place.log_file for place in places]
         self._folder = folder
+        self._program = program
+        self._supervisors = [
+            self._supervisor(place, replica, events, turn)
+            for place, replica in zip(places, replicas, strict=True)
+        ]
+
+    def _supervisor(
+        self, place: Place, replica: Replica, events: Events | None, turn: asyncio.Lock | None
+    ) -> Supervisor:
+        program, name = self._program, self.pool.name
+        command = argv.build(
+            place.model,
+            weights=self._folder,
+            socket=place.socket,
+            device=program.device,
+            vllm=program.vllm,
+        )
+        # Where the tokenizer is looked for, which is the same for all.
         self._environment = {**program.environment, **command.env}
-        self._supervisor = Supervisor(
-            model,
-            self.pool.replicas[0],
+        return Supervisor(
+            place.model,
+            replica,
             command,
-            directory=directory,
-            log_file=log_file,
+            label=name if len(self.pool.replicas) == 1 else f"{name}/{replica.index}",
+            directory=place.directory,
+            log_file=place.log_file,
             environment=program.environment,
-            learn=self._learn,
+            events=events,
+            learn=lambda: self._learn(replica.engine),
             turn=turn,
         )
 
     async def run(self) -> None:
-        """The check that takes time, then the engine, for ever. Raises ServeError."""
+        """The check that takes time, then the engines, for ever. Raises ServeError."""
         try:
             await asyncio.to_thread(weights.verify, self._folder, self.pool.model.sha256)
         except ConfigError as error:
-            self._supervisor.fail()
+            for supervisor in self._supervisors:
+                supervisor.fail()
             raise ConfigError(f"{self.pool.name}: {error}") from error
-        await self._supervisor.run()
+        engines = _all([supervisor.run() for supervisor in self._supervisors], "replicas")
+        await _gather([engines, self.pool.dispatch.watch()])
 
-    async def _learn(self) -> None:
-        """Tells the pool how its model reads, now that the engine has its files."""
+    async def restart(self) -> None:
+        """Restarts the engines, one by one, without the loss of a request."""
+        for supervisor in self._supervisors:
+            await supervisor.restart(self.pool.timeout_s)
+
+    async def _learn(self, engine: Engine) -> None:
+        """Tells the pool how its model reads, now that an engine has its files."""
         reading, model = self.pool.reading, self.pool.model
-        learnt = await self.pool.replicas[0].engine.max_model_len()
+        learnt = await engine.max_model_len()
         reading.max_model_len = learnt or model.max_model_len
-        if reading.lengths is not None:  # a restart
+        if reading.lengths is not None:  # another one, or a restart
             return
         file = weights.tokenizer_file(model, self._folder, self._environment)
         try:
@@ -93,22 +135,35 @@ class Member:
 
 
 async def run(members: Sequence[Member]) -> None:
-    """Runs every engine. One that fails leaves the others; with the last one, its error is raised.
+    """Runs every engine. Raises ConfigError and StartError when none is left."""
+    await _all([member.run() for member in members], "models")
 
-    Raises ConfigError and StartError.
-    """
+
+async def restart(members: Sequence[Member]) -> None:
+    """Restarts every engine, one at a time in all, so that the machine is not overloaded."""
+    for member in members:
+        await member.restart()
+
+
+async def _all(runs: Sequence[Coroutine[None, None, None]], what: str) -> None:
+    """Runs them all. One that fails leaves the others; with the last one, its error is raised."""
     failed: list[ServeError] = []
 
-    async def one(member: Member) -> None:
+    async def one(run: Coroutine[None, None, None]) -> None:
         try:
-            await member.run()
+            await run
         except ServeError as error:
             failed.append(error)
-            if len(failed) == len(members):
+            if len(failed) == len(runs):
                 raise
-            log.error("error: %s; the other models go on", error)
+            log.error("error: %s; the other %s go on", error, what)
 
-    tasks = [asyncio.create_task(one(member)) for member in members]
+    await _gather([one(run) for run in runs])
+
+
+async def _gather(runs: Sequence[Coroutine[None, None, None]]) -> None:
+    """Runs them together. When one raises, the others are ended."""
+    tasks = [asyncio.create_task(run) for run in runs]
     try:
         await asyncio.gather(*tasks)
     finally:

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -14,38 +15,63 @@ from serve import dialects
 from serve.agents import Agents, Tool, check_origin
 from serve.auth import Keys
 from serve.catalog import Catalog
+from serve.deadlines import Deadlines, asked_s
 from serve.dialects import agent, fields
 from serve.dialects.base import Dialect, render_error
 from serve.engine import RETRY_AFTER_S
 from serve.errors import InternalError, MethodNotAllowed, NotFound, RequestError, Unavailable
-from serve.exchange import Exchange
+from serve.exchange import CURRENT, Exchange
 from serve.headers import REQUEST_ID, TRUNCATED
-from serve.messages import Handler, json_response, read_body, request_id
+from serve.leaving import WhileConnected
+from serve.logs import AccessLog
+from serve.messages import Bodies, Handler, json_response, request_id
 from serve.metrics import Metrics
 from serve.paths import normal
+from serve.quotas import Quotas
 from serve.rerank import RerankRequest, RerankResult
 from serve.telling import MODELS_PATH, OPEN_PATHS, Telling
 
+if TYPE_CHECKING:
+    from serve.traces import Tracing
+
 log = logging.getLogger(__name__)
 
+NOT_STORED = ("cache-control", "no-store")  # but for the pages' files, which say otherwise
+CLIENT_LEFT = 499  # as others count it: nobody is sent it
 MOST_CUT = 500  # of them in the header, whose length clients bound
 
 
 class Gateway:
-    """Answers HTTP for what is in `catalog`. `clock` gives the supervisor's time in seconds."""
+    """Answers HTTP for what is in `catalog`. Pages of `origins` may use all of it, `/mcp` too;
+    `clock` gives the supervisor's time in seconds."""
 
     def __init__(
-        self, catalog: Catalog, *, keys: Keys, clock: Callable[[], float] = time.monotonic
+        self,
+        catalog: Catalog,
+        *,
+        keys: Keys,
+        origins: Collection[str] = (),
+        metrics: Metrics | None = None,
+        access_log: AccessLog | None = None,
+        tracing: "Tracing | None" = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._catalog = catalog
         self._keys = keys
-        self._metrics = Metrics(catalog.pools)
+        self._origins = origins
+        self._quotas = Quotas()
+        self._metrics = metrics or Metrics()
+        self._metrics.watch(catalog.pools, self)
+        self._access_log = access_log or AccessLog()
+        self._tracing = tracing
         self._telling = Telling(catalog, keys=keys, metrics=self._metrics, clock=clock)
-        self._body_bytes = max(pool.model.limits.body_bytes for pool in catalog.pools)
-        self._passages = max(pool.model.limits.passages for pool in catalog.pools)
-        self._agents = Agents(
-            Tool(self.score, catalog.names, catalog.default.name), self._body_bytes
-        )
+        limits = [pool.model.limits for pool in catalog.pools]
+        body_bytes = max(limit.body_bytes for limit in limits)
+        self._bodies = Bodies(body_bytes, max(limit.timeout_s for limit in limits))
+        self._passages = max(limit.passages for limit in limits)
+        self._agents = Agents(Tool(self.score, catalog.names, catalog.default.name), body_bytes)
+        self._deadlines = Deadlines()
+        self._scoring = {agent.PATH, *dialects.by_path()}  # whose requests are traced
         self.in_flight = 0  # requests
         self.idle = asyncio.Event()  # set while there are none
         self.idle.set()
@@ -61,24 +87,46 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         exchange = Exchange(request, request_id(request))
+        CURRENT.set(exchange)
         self._count(1)
         try:
-            response = await self._answer(exchange)
+            response = await self._traced(exchange)
             response.headers[REQUEST_ID] = exchange.id
+            response.headers.setdefault(*NOT_STORED)
             await response(scope, receive, send)
+            status = response.status_code
         except ClientDisconnect:
-            return
+            status = CLIENT_LEFT
         finally:
             self._count(-1)
-        self._metrics.answered(exchange, response.status_code)
+        self._metrics.answered(exchange, status)
+        self._access_log.answered(exchange, status)
+
+    @property
+    def is_draining(self) -> bool:
+        return self._telling.is_draining
 
     def drain(self) -> None:
         """Admits nothing more."""
         self._telling.is_draining = True
+        self._bodies.end()
+
+    def end(self) -> None:
+        """Answers what is in flight, now: 503."""
+        self._deadlines.end()
 
     async def aclose(self) -> None:
         """Ends what requests have started. For when none is left."""
         await self._agents.aclose()
+
+    async def _traced(self, exchange: Exchange) -> Response:
+        """The response, and where that is wanted a trace of how it came about."""
+        if self._tracing is None:
+            return await self._answer(exchange)
+        path = normal(exchange.request.scope["path"])
+        if path not in self._scoring:
+            return await self._answer(exchange)
+        return await self._tracing.request(path, exchange, self._answer)
 
     async def _answer(self, exchange: Exchange) -> Response:
         """The response, whatever happens: the only place where an error becomes one."""
@@ -91,18 +139,23 @@ class Gateway:
         except Exception:
             log.exception("request %s failed", exchange.id)
             failure = InternalError(f"The server failed; its log says why, under {exchange.id}.")
+        exchange.error = failure.code
         render = exchange.dialect.render_error if exchange.dialect else render_error
         return json_response(render(failure, exchange.id), failure.status, failure.headers)
 
     def _handler(self, exchange: Exchange) -> Handler:
-        """Who answers. Raises Unauthorized, NotFound and MethodNotAllowed, in this order."""
+        """Who answers. Raises Unauthorized, Forbidden, NotFound or MethodNotAllowed, in that order."""
         request = exchange.request
         path, method = normal(request.scope["path"]), request.method
-        if path not in OPEN_PATHS:
-            self._keys.check(request.headers)
         methods = self.routes.get(path)
+        exchange.route = path if methods else None
         if methods is None and path.startswith(f"{MODELS_PATH}/"):
             methods = {"GET": partial(self._telling.model, path.removeprefix(f"{MODELS_PATH}/"))}
+            exchange.route = f"{MODELS_PATH}/{{model}}"
+        if path not in OPEN_PATHS:
+            exchange.key = key = self._keys.check(request.headers)
+            if key:
+                key.check_scope(path)
         if methods is None:
             raise NotFound(f"There is no route {path}: GET /docs lists them.")
         handler = methods.get("GET" if method == "HEAD" else method)
@@ -121,12 +174,14 @@ class Gateway:
     async def rerank(self, sharing: Sequence[Dialect], exchange: Exchange) -> Response:
         """Any scoring request. `sharing` are the dialects of its path."""
         exchange.dialect = sharing[-1]  # until the body says which
+        await self._quotas.charge(exchange.key, "requests", 1)
         http = exchange.request
-        body = await read_body(http, self._body_bytes)
+        body = await self._bodies.read(http)
         exchange.dialect = dialect = dialects.choose(sharing, body, http.headers)
         fields.check_lists(body, dialect.doc.fields, self._passages)
         request = dialect.parse(body)
-        result = await self.score(request, exchange)
+        async with WhileConnected(http.receive):
+            result = await self.score(request, exchange)
         headers = {TRUNCATED: ",".join(map(str, result.cut[:MOST_CUT]))} if result.cut else None
         return json_response(dialect.render(request, result), 200, headers)
 
@@ -135,9 +190,11 @@ class Gateway:
         exchange.dialect = agent.DIALECT
         request = exchange.request
         origin, host = request.headers.get("origin"), request.headers.get("host", "")
-        check_origin(origin, host, has_keys=bool(self._keys))
-        body = await read_body(request, self._body_bytes)
-        return await self._agents.answer(exchange, body)
+        check_origin(origin, host, has_keys=bool(self._keys), allowed=self._origins)
+        await self._quotas.charge(exchange.key, "requests", 1)
+        body = await self._bodies.read(request)
+        async with WhileConnected(request.receive):
+            return await self._agents.answer(exchange, body)
 
     async def score(self, request: RerankRequest, exchange: Exchange) -> RerankResult:
         """The result of any request, whatever it came in. Raises RequestError."""
@@ -145,11 +202,16 @@ class Gateway:
             raise Unavailable("The server is stopping: try again.", retry_after=RETRY_AFTER_S)
         served = self._catalog.choose(model=request.model, use_llm=request.use_llm)
         exchange.model, exchange.pairs = served.name, len(request.passages)
-        result = await served.rerank(
-            request,
-            model=self._catalog.name_of(served, request.model),
-            id=f"score-{request.request_id or exchange.id}",
-            created=int(time.time()),
-        )
-        self._metrics.scored(served.name, len(request.passages))
+        await self._quotas.charge(exchange.key, "pairs", exchange.pairs)
+        most_s = min(served.timeout_s, asked_s(exchange.request.headers))
+        left_s = max(0.0, most_s - (time.monotonic() - exchange.started))
+        async with self._deadlines.within(left_s):
+            result = await served.rerank(
+                request,
+                model=self._catalog.name_of(served, request.model),
+                id=f"score-{request.request_id or exchange.id}",
+                created=int(time.time()),
+                left_s=left_s,
+            )
+        self._metrics.scored(exchange)
         return result

@@ -2,3 +2,4 @@
 
 REQUEST_ID = "x-request-id"  # the client's own, or a new one
 TRUNCATED = "x-rerank-truncated"  # indices of texts that the model did not read whole
+TIMEOUT = "x-rerank-timeout"  # of requests: seconds after which no answer is wanted

@@ -97,6 +97,14 @@ def stop(run_dir: Path, port: int, *, timeout_s: float) -> bool:
     return True
 
 
+def reload(run_dir: Path, port: int) -> bool:
+    """Tells the server of `port` to reload; False when there is none."""
+    pid = _holder(run_dir / str(port) / "lock")
+    if pid is not None:
+        os.kill(pid, signal.SIGHUP)
+    return pid is not None
+
+
 def _holder(lock: Path) -> int | None:
     """The process that holds a lock file, which proves that it lives."""
     try:

@@ -1,41 +1,124 @@
 """HTTP in and out: a request's body and id, a response of JSON."""
 
+import asyncio
 import random
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.dialects.base import Body
-from serve.errors import InvalidRequest, TooLarge
+from serve.dialects.base import Body, render_error
+from serve.engine import RETRY_AFTER_S
+from serve.errors import (
+    InvalidRequest,
+    Overloaded,
+    RequestError,
+    RequestTimeout,
+    TooLarge,
+    Unavailable,
+)
 from serve.exchange import Exchange
 from serve.headers import REQUEST_ID
+
+BODIES_BYTES = 512 * 1024 * 1024  # of all bodies that are being received
+GAP_S = 15.0  # between two pieces of a body
 
 Handler = Callable[[Exchange], Awaitable[Response]]
 _FIT_FOR_A_LOG = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-async def read_body(request: Request, most: int) -> Body:
-    """The JSON object of a request's body, refused before it is read whole when it has more than
-    `most` bytes. Raises TooLarge and InvalidRequest."""
-    too_large = (
-        f"The body is longer than {most} bytes: send fewer passages, or raise"
-        " `limits: {body_bytes: …}`."
-    )
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > most:
-        raise TooLarge(too_large, param="body")
-    received = bytearray()
-    async for chunk in request.stream():
-        received += chunk
-        if len(received) > most:
-            raise TooLarge(too_large, param="body")
+class Bodies:
+    """Reads the bodies of requests. No one may have more than `most` bytes, nor take more than
+    `most_s` seconds, nor stop for `gap_s`; all that are being received have `in_all` bytes at most.
+    """
+
+    def __init__(
+        self, most: int, most_s: float, *, in_all: int = BODIES_BYTES, gap_s: float = GAP_S
+    ) -> None:
+        self._most = most
+        self._most_s = most_s
+        self._in_all = in_all
+        self._gap_s = gap_s
+        self._held = 0
+        self._clocks: set[asyncio.Timeout] = set()
+        self._are_over = False
+
+    async def read(self, request: Request) -> Body:
+        """The JSON object of a request's body, refused before it is read whole where that is known.
+
+        Raises TooLarge, RequestTimeout, Overloaded, Unavailable and InvalidRequest.
+        """
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._most:
+            raise self._too_large()
+        return _object(await self._receive(request))
+
+    def end(self) -> None:
+        """Reads no more of any: who is half through holds up a stop."""
+        self._are_over = True
+        for clock in self._clocks:
+            if not clock.expired():
+                clock.reschedule(0)
+
+    async def _receive(self, request: Request) -> bytearray:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._most_s
+        received = bytearray()
+        try:
+            # What is there already takes no time at all.
+            async with asyncio.timeout(0 if self._are_over else self._gap_s) as clock:
+                self._clocks.add(clock)
+                async for piece in request.stream():
+                    received += piece
+                    self._held += len(piece)
+                    self._check(len(received))
+                    if not self._are_over:
+                        clock.reschedule(min(end, loop.time() + self._gap_s))
+        except TimeoutError as error:
+            raise (_stopping() if self._are_over else self._too_slow()) from error
+        finally:
+            self._clocks.discard(clock)
+            self._held -= len(received)
+        return received
+
+    def _check(self, size: int) -> None:
+        if size > self._most:
+            raise self._too_large()
+        if self._held > self._in_all:
+            raise Overloaded(
+                f"The bodies that are being received come to more than {self._in_all} bytes: try"
+                " again, or send fewer passages at once.",
+                retry_after=RETRY_AFTER_S,
+            )
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(
+            f"The body is longer than {self._most} bytes: send fewer passages, or raise"
+            " `limits: {body_bytes: …}`.",
+            param="body",
+        )
+
+    def _too_slow(self) -> RequestTimeout:
+        return RequestTimeout(
+            f"The body did not come whole: nothing for {self._gap_s:g} seconds, or not its end"
+            f" within {self._most_s:g}: send it at once.",
+            param="body",
+        )
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("The server is stopping: try again.", retry_after=RETRY_AFTER_S)
+
+
+def _object(received: bytearray) -> Body:
     try:
         body = orjson.loads(received)
     except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"The body is not JSON: {error}.", param="body") from error
+        words = f"The body is not JSON: {error}: send an object of JSON in UTF-8."
+        raise InvalidRequest(words, param="body") from error
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.", param="body")
     return body
@@ -52,3 +135,17 @@ def json_response(
 ) -> Response:
     content = orjson.dumps(body)
     return Response(content, status_code, {"content-type": "application/json", **(headers or {})})
+
+
+def last_answer(error: RequestError) -> bytes:
+    """What is sent, byte for byte, to who has made no request that could be answered otherwise."""
+    content = orjson.dumps(render_error(error, ""))
+    headers = {
+        **error.headers,
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        "connection": "close",
+    }
+    lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "\r\n"]).encode() + content

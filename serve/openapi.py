@@ -66,7 +66,7 @@ def build(
         if path in open_paths:
             operation["security"] = []
         else:
-            operation["responses"] = {**operation["responses"], **error_responses([401])}
+            operation["responses"] = {**error_responses([401, 403]), **operation["responses"]}
     return {
         "openapi": "3.1.0",
         "info": {"title": "rerank-serve", "version": __version__, "description": ABOUT},
@@ -184,7 +184,7 @@ def _agents(dialect: Dialect) -> dict[str, Any]:
                 "headers": headers(),
                 "content": {"application/json": {"schema": any_of(["McpError"])}},
             },
-            **error_responses((400, 403, 413, 500), variants([dialect])),
+            **error_responses((400, 403, 408, 413, 429, 500), variants([dialect])),
         },
     }
 

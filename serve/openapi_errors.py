@@ -13,7 +13,9 @@ from serve.errors import (
     MethodNotAllowed,
     NotFound,
     Overloaded,
+    QuotaExceeded,
     RequestError,
+    RequestTimeout,
     TooLarge,
     Unauthorized,
     Unavailable,
@@ -44,6 +46,7 @@ HEADERS: Mapping[str, Schema] = {
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     },
     "allow": {"description": "The methods that the path takes.", "schema": typed("string")},
+    "connection": {"description": "Always `close`.", "schema": typed("string")},
     "www-authenticate": {"description": "Always `Bearer`.", "schema": typed("string")},
     "x-should-retry": {
         "description": "`false`, which OpenAI's SDK heeds: it would be too slow again.",
@@ -64,13 +67,21 @@ ERRORS: Sequence[tuple[str, RequestError]] = (
         Unauthorized("This server needs an API key: send `Authorization: Bearer KEY`."),
     ),
     (
-        "A web page of another origin asks.",
+        "A web page of another origin asks, or the key is for something else.",
         Forbidden("A page of https://example.com may not use this server's /mcp."),
     ),
     ("No such route or model.", NotFound("There is no model 'x' here.", param="model")),
     ("The path takes another method.", MethodNotAllowed("/rerank takes POST, not GET.", "POST")),
     (
-        "Beyond a size that the model's `limits:` allow.",
+        "The body did not come in time.",
+        RequestTimeout(
+            "The body did not come whole: nothing for 15 seconds, or not its end within 300: send"
+            " it at once.",
+            param="body",
+        ),
+    ),
+    (
+        "Beyond a size that the model's `limits:` allow, or than the key's whole quota.",
         TooLarge(
             "documents has 1001 texts and the limit is 1000: send them in several requests, or"
             " raise `limits: {passages: …}`.",
@@ -83,6 +94,14 @@ ERRORS: Sequence[tuple[str, RequestError]] = (
             "4090 pairs are in flight and the limit is 4096: try again, or raise"
             " `limits: {pairs_in_flight: …}`.",
             retry_after=5,
+        ),
+    ),
+    (
+        "The key has used up its quota: try again after `retry-after`.",
+        QuotaExceeded(
+            "The key 'search' has used up its quota, requests=100/minute: try again in 12 s, or"
+            " raise the quota in the API key file.",
+            retry_after=12,
         ),
     ),
     (
@@ -105,7 +124,7 @@ ERRORS: Sequence[tuple[str, RequestError]] = (
         DeadlineExceeded("The engine did not answer in time: send fewer or shorter passages."),
     ),
 )
-SCORING = (400, 404, 413, 429, 500, 502, 503, 504)  # what a scoring route may answer
+SCORING = (400, 404, 408, 413, 429, 500, 502, 503, 504)  # what a scoring route may answer
 
 
 def variants(dialects: Sequence[Dialect]) -> Sequence[Variant]:
@@ -118,27 +137,38 @@ def variants(dialects: Sequence[Dialect]) -> Sequence[Variant]:
 
 
 def error_responses(statuses: Sequence[int], forms: Sequence[Variant] = (DEFAULT,)) -> Json:
-    """The responses of those statuses: by reference, where the default form is the only one."""
+    """The responses of those statuses: by reference, where there is one error in one form."""
+    alike: dict[int, list[tuple[str, RequestError]]] = {}
+    for words, error in ERRORS:
+        if error.status in statuses:
+            alike.setdefault(error.status, []).append((words, error))
     return {
-        str(error.status): {"$ref": f"#/components/responses/{type(error).__name__}"}
-        if len(forms) == 1
-        else _response(words, error, forms)
-        for words, error in ERRORS
-        if error.status in statuses
+        str(status): {"$ref": f"#/components/responses/{type(told[0][1]).__name__}"}
+        if len(told) == len(forms) == 1
+        else _response(told, forms)
+        for status, told in alike.items()
     }
 
 
 def components() -> Json:
     """Every error in the default form."""
-    return {type(error).__name__: _response(words, error, [DEFAULT]) for words, error in ERRORS}
+    return {type(told[1]).__name__: _response([told], [DEFAULT]) for told in ERRORS}
 
 
-def _response(words: str, error: RequestError, forms: Sequence[Variant]) -> Json:
-    shown = {name: {"value": render(error, EXAMPLE_ID)} for name, render in forms}
+def _response(told: Sequence[tuple[str, RequestError]], forms: Sequence[Variant]) -> Json:
+    """The response of a status, which these errors share: each in each form."""
+    shown = {
+        name if error is told[0][1] else f"{name}-{error.code}": {
+            "value": render(error, EXAMPLE_ID)
+        }
+        for _, error in told
+        for name, render in forms
+    }
     content = {"schema": any_of([name for name, _ in forms]), "examples": shown}
+    named = dict.fromkeys(name for _, error in told for name in error.headers)
     return {
-        "description": words,
-        "headers": headers(*error.headers),
+        "description": " ".join(words for words, _ in told),
+        "headers": headers(*named),
         "content": {"application/json": content},
     }
 

@@ -16,6 +16,8 @@ _MAYBE_TEXT = {"type": ["string", "null"]}
 REPLICA = obj(
     {
         "phase": typed("string", "`ready`, or what its start has come to."),
+        "ready": typed("boolean", "Whether it answers, as far as is known."),
+        "health": typed("string", "`good`; `slow`, it owes an answer; `sick`, it gets no work."),
         "percent": {"type": ["integer", "null"], "description": "Of the phase, where known."},
         "bytes": {"type": ["integer", "null"], "description": "Downloaded so far, where known."},
         "seconds_in_phase": typed("number"),
@@ -26,7 +28,7 @@ REPLICA = obj(
 READINESS = obj(
     {
         "ready": typed("boolean", "Whether any model can score."),
-        "degraded": typed("boolean", "Whether some can and some cannot."),
+        "degraded": typed("boolean", "Whether some engines can and some cannot."),
         "draining": typed("boolean", "Whether the server is stopping."),
         "models": listed(obj({"name": _NAME, "ready": _FLAG, "replicas": listed(REPLICA)})),
     }
@@ -68,6 +70,8 @@ INFO = obj(
 
 _REPLICA = {
     "phase": "ready",
+    "ready": True,
+    "health": "good",
     "percent": None,
     "bytes": None,
     "seconds_in_phase": 61.4,
@@ -80,11 +84,16 @@ _READY = {
     "draining": False,
     "models": [{"name": "minilm", "ready": True, "replicas": [_REPLICA]}],
 }
+_STARTING = {**_REPLICA, "phase": "loading", "ready": False}
 _LOADING = {
     **_READY,
     "ready": False,
     "models": [
-        {"name": "minilm", "ready": False, "replicas": [{**_REPLICA, "phase": "loading"}]},
+        {
+            "name": "minilm",
+            "ready": False,
+            "replicas": [_STARTING],
+        },
     ],
 }
 _MODEL = {

@@ -1,92 +1,33 @@
-"""One model's engines: which of them takes a request, and what is in flight."""
+"""One model: what it lets in, how its texts are read, and the engines that score them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 
-from serve.engine import RETRY_AFTER_S, TOO_SLOW, Engine, encode, options
-from serve.errors import DeadlineExceeded, Overloaded, TooLarge, Unavailable
+from serve.admission import Admission, Ticket, check_size
+from serve.dispatch import Dispatch
+from serve.engine import options
+from serve.events import Events
+from serve.job import size_of
 from serve.reading import Reading
+from serve.replica import Replica, unavailable
 from serve.rerank import RawScores, RerankRequest, RerankResult, build_result
-from serve.spec import Limits, Model
-from serve.vllm_log import Progress
-
-
-@dataclass
-class Replica:
-    """One engine process, as the supervisor sees it and as requests load it."""
-
-    engine: Engine
-    progress: Progress = field(default_factory=lambda: Progress("starting"))
-    since: float = 0.0  # when the phase began, seconds on the supervisor's clock
-    restarts: int = 0
-    pairs: int = 0  # in flight
-
-    @property
-    def is_ready(self) -> bool:
-        return self.progress.phase == "ready"
-
-
-def pick(name: str, replicas: Sequence[Replica]) -> Replica:
-    """The ready replica of the model `name` with the fewest pairs in flight.
-
-    Raises Unavailable when none is ready.
-    """
-    ready = [replica for replica in replicas if replica.is_ready]
-    if ready:
-        return min(ready, key=lambda replica: replica.pairs)
-    phases = ", ".join(replica.progress.phase for replica in replicas)
-    if all(replica.progress.phase == "failed" for replica in replicas):
-        raise Unavailable(
-            f"The model {name!r} failed and will not come back by itself: the server's log says"
-            " why; restart the server when that is mended, or ask another of its models."
-        )
-    raise Unavailable(
-        f"The model {name!r} is not ready ({phases}): try again; /health/ready says when.",
-        retry_after=RETRY_AFTER_S,
-    )
-
-
-def check_size(request: RerankRequest, limits: Limits, most: int | None = None) -> None:
-    """Raises TooLarge, naming the limit, when the request, or `most` of its passages, is more than
-    one may ask for."""
-    query, passages = request.fields
-    if len(request.passages[:most]) > limits.passages:
-        raise TooLarge(
-            f"{passages} has {len(request.passages)} texts and the limit is {limits.passages}: send"
-            " them in several requests, or raise `limits: {passages: …}`.",
-            param=passages,
-        )
-    for name, texts in ((query, request.queries), (passages, request.passages)):
-        longest = max(range(len(texts)), key=lambda index: len(texts[index]))
-        if len(texts[longest]) > limits.text_chars:
-            is_alone = name == query and len(texts) == 1
-            where = name if is_alone else f"{name}[{longest}]"
-            raise TooLarge(
-                f"{where} has {len(texts[longest])} characters and the limit is"
-                f" {limits.text_chars}: shorten it, or raise `limits: {{text_chars: …}}`.",
-                param=where,
-            )
-
-
-@asynccontextmanager
-async def _deadline(timeout_s: float) -> AsyncIterator[None]:
-    """Ends its block after `timeout_s` seconds, with DeadlineExceeded."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            yield
-    except TimeoutError as error:
-        raise DeadlineExceeded(TOO_SLOW) from error
+from serve.spec import Model
 
 
 class Pool:
     """The replicas of one model, and what is known of how it reads."""
 
-    def __init__(self, model: Model, replicas: Sequence[Replica]) -> None:
+    def __init__(
+        self, model: Model, replicas: Sequence[Replica], events: Events | None = None
+    ) -> None:
         self.model = model
         self.replicas = replicas
         self.reading = Reading(model.max_model_len)
+        self.dispatch = Dispatch(model.name, replicas, events=events)
+        self._events = events or Events()
+        self.admission = Admission(model.name, model.limits, self.dispatch.pace, self._events)
 
     @property
     def name(self) -> str:
@@ -94,13 +35,34 @@ class Pool:
         return self.model.name
 
     @property
-    def is_ready(self) -> bool:
-        return any(replica.is_ready for replica in self.replicas)
+    def timeout_s(self) -> float:
+        """How long a request may take that names no time of its own."""
+        return self.model.limits.timeout_s
 
     @property
-    def pairs(self) -> int:
-        """Pairs in flight in all replicas."""
-        return sum(replica.pairs for replica in self.replicas)
+    def requests(self) -> int:
+        """Requests that are let in and not answered."""
+        return self.admission.requests
+
+    @property
+    def waiting_pairs(self) -> int:
+        """Pairs that are let in and at no engine yet."""
+        return max(0, self.admission.pairs - sum(replica.pairs for replica in self.replicas))
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Memory of the texts that are let in."""
+        return self.admission.size
+
+    @property
+    def rate(self) -> float:
+        """Pairs per second that its engines do, by the last measurements; 0 when unknown."""
+        return self.dispatch.pace.rate
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can score, or will in a moment."""
+        return any(replica.is_expected for replica in self.replicas)
 
     async def rerank(
         self,
@@ -109,82 +71,74 @@ class Pool:
         model: str,
         id: str,
         created: int,
-        timeout_s: float | None = None,
+        left_s: float = math.inf,
     ) -> RerankResult:
-        """The result of a request. Raises RequestError."""
-        raw = await self.score(request, timeout_s)
+        """The result of a request that has `left_s` seconds: the caller ends it then. Raises
+        RequestError."""
+        raw = await self.score(request, left_s)
         return build_result(
             request, raw, score=self.model.score, model=model, id=id, created=created
         )
 
-    async def score(self, request: RerankRequest, timeout_s: float | None = None) -> RawScores:
-        """The raw values of the request's pairs, within `timeout_s` seconds (unset: the model's
-        own limit). Raises RequestError."""
+    async def score(self, request: RerankRequest, left_s: float = math.inf) -> RawScores:
+        """The raw values of the request's pairs. Raises RequestError."""
         request = self.check(request)
         if not request.passages:
             return RawScores([], 0)
-        timeout_s = timeout_s or self.model.limits.timeout_s
-        with self._admitted(len(request.passages)) as replica:
+        with self.admission.admit(len(request.passages), size_of(request), left_s) as ticket:
             if not self.reading.needs_a_look(request):
-                return await self._score_texts(request, replica, timeout_s)
-            async with _deadline(timeout_s):
-                return await self._read_and_score(request, replica, timeout_s)
+                return await self.dispatch.score(request, ticket)
+            raw = await self._read_and_score(request, ticket)
+        if raw.cut:
+            self._events.cut(self.name, len(raw.cut))
+        return raw
 
-    async def _read_and_score(
-        self, request: RerankRequest, replica: Replica, timeout_s: float
-    ) -> RawScores:
+    async def _read_and_score(self, request: RerankRequest, ticket: Ticket) -> RawScores:
         """The raw values of texts that must be looked at, and which pairs are cut."""
         neutral = await self.reading.neutral(request)
         if request.max_chunks > 1:
-            return await self._score_parts(request, neutral, replica, timeout_s)
+            return await self._score_parts(request, neutral, ticket)
         if not request.may_cut:
             await self.reading.refuse_cuts(neutral)
-            return await self._score_texts(neutral, replica, timeout_s)
+            return await self.dispatch.score(neutral, ticket)
         cutting = asyncio.create_task(self.reading.cut(neutral))
         try:
-            raw = await self._score_texts(neutral, replica, timeout_s)
+            raw = await self.dispatch.score(neutral, ticket)
             return replace(raw, cut=await cutting)
         finally:
             cutting.cancel()
             await asyncio.wait({cutting})
 
     async def _score_parts(
-        self, request: RerankRequest, neutral: RerankRequest, replica: Replica, timeout_s: float
+        self, request: RerankRequest, neutral: RerankRequest, ticket: Ticket
     ) -> RawScores:
         """The raw values of a request whose long passages are scored in parts."""
         split = await self.reading.split(request, neutral, self.model.limits.passages)
-        own = len(request.passages)
-        with self._admitted(len(split.request.passages) - own, own=own, replica=replica):
-            return split.join(await self._score_texts(split.request, replica, timeout_s))
+        more = len(split.request.passages) - len(request.passages)
+        self.admission.grow(ticket, more, size_of(split.request) - size_of(request))
+        return split.join(await self.dispatch.score(split.request, ticket))
 
-    async def _score_texts(
-        self, request: RerankRequest, replica: Replica, timeout_s: float
-    ) -> RawScores:
-        """The engine's answer for texts that are ready for it."""
-        pairs = len(request.passages)
-        return await replica.engine.score(encode(request), pairs, timeout_s=timeout_s)
-
-    async def check_whole(self, request: RerankRequest, timeout_s: float) -> None:
+    async def check_whole(self, request: RerankRequest) -> None:
         """Raises InvalidRequest unless every text would be read whole (in parts, where the request
-        allows it), DeadlineExceeded when that takes more than `timeout_s` seconds.
+        allows it).
 
         `request` is as `check` gives it. How many pairs it comes to is not looked at: of a cascade,
         the second model is sent but the best.
         """
         if not request.passages or not self.reading.needs_a_look(request):
             return
-        async with _deadline(timeout_s):
-            neutral = await self.reading.neutral(request)
-            if request.max_chunks > 1:
-                most_pairs = len(request.passages) * request.max_chunks
-                await self.reading.split(request, neutral, most_pairs)
-            else:
-                await self.reading.refuse_cuts(neutral)
+        neutral = await self.reading.neutral(request)
+        if request.max_chunks > 1:
+            most_pairs = len(request.passages) * request.max_chunks
+            await self.reading.split(request, neutral, most_pairs)
+        else:
+            await self.reading.refuse_cuts(neutral)
 
     def check(self, request: RerankRequest, most: int | None = None) -> RerankRequest:
         """The request with all of vLLM's fields, if this model can take it now and is sent `most`
         of its passages. Raises RequestError."""
-        pick(self.name, self.replicas)
+        if not self.is_ready:
+            raise unavailable(self.name, self.replicas)
         fields = options(
             request,
             self.model,
@@ -203,24 +157,3 @@ class Pool:
         self.reading.close()
         for replica in self.replicas:
             replica.engine.close()
-
-    @contextmanager
-    def _admitted(
-        self, pairs: int, *, own: int = 0, replica: Replica | None = None
-    ) -> Iterator[Replica]:
-        """A replica that counts `pairs` as in flight for as long as the block runs; or the given
-        one, by a request that has `own` in flight already."""
-        replica = replica or pick(self.name, self.replicas)
-        most = self.model.limits.pairs_in_flight
-        others = self.pairs - own
-        if others and self.pairs + pairs > most:  # an idle pool takes whatever is allowed
-            raise Overloaded(
-                f"{others} pairs are in flight and the limit is {most}: try again, or raise"
-                " `limits: {pairs_in_flight: …}`.",
-                retry_after=RETRY_AFTER_S,
-            )
-        replica.pairs += pairs
-        try:
-            yield replica
-        finally:
-            replica.pairs -= pairs

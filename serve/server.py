@@ -3,24 +3,33 @@
 import asyncio
 import logging
 import os
-import signal
 import socket
 import ssl
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import ExitStack, aclosing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, aclosing, closing, contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
-from serve import fleet, machine, weights
-from serve.auth import Keys
+from serve import argv, door, fleet, machine, renewal, tls, weights
+from serve.auth import Key, Keys
 from serve.catalog import Catalog
+from serve.cors import Cors
 from serve.errors import StartError
+from serve.fleet import Place
 from serve.gateway import Gateway
 from serve.home import Home
+from serve.lifetime import Signals, until_stopped
+from serve.logs import AccessLog
+from serve.metrics import Metrics
 from serve.protocol import Protocol
 from serve.stack import Stack
+
+if TYPE_CHECKING:
+    from serve.traces import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -35,99 +44,114 @@ class Options:
 
     host: str
     port: int
-    keys: Sequence[str]
+    keys: Keys
+    read_keys: Callable[[], Iterable[Key]]  # anew; may raise ConfigError
     run_dir: Path
     program: fleet.Program
     tls: ssl.SSLContext | None = None  # without it, plain HTTP
-
-
-class _HttpServer(uvicorn.Server):
-    """uvicorn without its signal handlers: it would raise the signal anew once it has stopped,
-    and nothing behind it would run. Ours are installed before any engine is started."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+    tls_files: tuple[Path, Path] | None = None  # certificate and key, which `tls` was made of
+    origins: Collection[str] = ()  # whose pages may use this server
+    access_log: float = 0.0  # the share of requests that the log tells of
+    otlp_endpoint: str | None = None  # where traces are sent
 
 
 async def run(stack: Stack, options: Options) -> None:
     """Serves `stack` until a signal. Raises ConfigError and StartError; leaves nothing behind."""
     device = options.program.device
-    stack = stack.on(device, machine.cores())
+    stack = _traced(stack, options.otlp_endpoint).on(device, machine.cores())
     folders = [weights.locate(model) for model in stack.models]
-    stopping = _stop_event()
-    # vLLM measures a GPU's free memory while it starts, so no two may start at once.
-    turn = asyncio.Lock() if device == "gpu" else None
+    signals = Signals()
+    metrics = Metrics()
     with ExitStack() as resources:
+        tracing = resources.enter_context(_tracing(options.otlp_endpoint))
         listener = resources.enter_context(listen(options.host, options.port))
         home = resources.enter_context(Home(options.run_dir, listener.getsockname()[1]))
         if device == "cpu":
-            needs = {model.name: model.hardware.memory_gib for model in stack.models}
-            machine.check_memory(needs, machine.available_memory_gib())
-        members = []
-        for index, (model, folder) in enumerate(zip(stack.models, folders, strict=True)):
-            directory, log_file = resources.enter_context(home.engine(index)), home.log(index)
-            member = fleet.Member(
-                model, folder, options.program, directory=directory, log_file=log_file, turn=turn
-            )
-            resources.callback(member.pool.close)
-            members.append(member)
-            log.info("%s on %s; vLLM's log: %s", model.name, _url(listener, options.tls), log_file)
-            if device == "cpu" and model.llm:
-                log.warning("%s: an LLM reranker is slow on a CPU; no GPU is used", model.name)
+            machine.check_memory(stack.memory_gib, machine.available_memory_gib())
+        members = _members(stack, folders, options, home, metrics, resources)
+        url = _url(listener, options.tls)
+        for member in members:
+            logs = ", ".join(map(str, member.log_files))
+            log.info("%s on %s; vLLM's log: %s", member.pool.name, url, logs)
         catalog = Catalog(stack, [member.pool for member in members])
-        gateway = Gateway(catalog, keys=Keys(options.keys))
+        gateway = _gateway(catalog, options, metrics, tracing)
         grace_s = max(model.limits.stop_timeout_s for model in stack.models)
-        async with aclosing(gateway):
-            server = _HttpServer(_http_config(gateway, options.tls))
-            await _until_stopped(server, gateway, listener, fleet.run(members), grace_s, stopping)
+
+        async def reload() -> None:
+            options.keys.replace(options.read_keys())
+            if options.tls and options.tls_files:
+                tls.reload(options.tls, *options.tls_files)
+            await fleet.restart(members)
+
+        async with aclosing(gateway), renewal.watching(options.tls, options.tls_files):
+            most = door.room(door.raise_descriptors(), sum(map(len, stack.engines)))
+            server = door.HttpServer(_http_config(gateway, options), most)
+            await until_stopped(
+                server, gateway, listener, fleet.run(members), reload, signals, grace_s
+            )
 
 
-async def _until_stopped(
-    server: uvicorn.Server,
-    gateway: Gateway,
-    listener: socket.socket,
-    engines: Coroutine[None, None, None],
-    grace_s: float,
-    stopping: asyncio.Event,
-) -> None:
-    """Runs gateway and engines until a signal comes or they fail, then ends them."""
-    http = asyncio.create_task(server.serve(sockets=[listener]))
-    supervision = asyncio.create_task(engines)
-    signalled = asyncio.create_task(stopping.wait())
+def _members(
+    stack: Stack,
+    folders: Sequence[str],
+    options: Options,
+    home: Home,
+    metrics: Metrics,
+    resources: ExitStack,
+) -> list[fleet.Member]:
+    """Every model of the stack; its engines are numbered over all of them."""
+    device = options.program.device
+    # vLLM measures a GPU's free memory while it starts, so no two may start at once.
+    turn = asyncio.Lock() if device == "gpu" else None
+    members, numbers = [], count()
+    for model, engines, folder in zip(stack.models, stack.engines, folders, strict=True):
+        places = [
+            Place(engine, resources.enter_context(home.engine(number)), home.log(number))
+            for engine, number in zip(engines, numbers, strict=False)
+        ]
+        member = fleet.Member(model, places, folder, options.program, events=metrics, turn=turn)
+        resources.callback(member.pool.close)
+        members.append(member)
+        if device == "cpu" and model.llm:
+            log.warning("%s: an LLM reranker is slow on a CPU; no GPU is used", model.name)
+    return members
+
+
+def _traced(stack: Stack, endpoint: str | None) -> Stack:
+    """The stack with engines that send their spans to `endpoint` too."""
+    if endpoint is None:
+        return stack
+    return replace(stack, models=[argv.traced(model, endpoint) for model in stack.models])
+
+
+def _gateway(
+    catalog: Catalog, options: Options, metrics: Metrics, tracing: "Tracing | None"
+) -> Gateway:
+    return Gateway(
+        catalog,
+        keys=options.keys,
+        origins=options.origins,
+        metrics=metrics,
+        access_log=AccessLog(options.access_log),
+        tracing=tracing,
+    )
+
+
+@contextmanager
+def _tracing(endpoint: str | None) -> "Iterator[Tracing | None]":
+    """What makes traces, if there is somewhere to send them. Raises StartError."""
+    if endpoint is None:
+        yield None
+        return
     try:
-        await asyncio.wait({http, supervision, signalled}, return_when=asyncio.FIRST_COMPLETED)
-        if signalled.done():
-            await _drain(gateway, grace_s, stopping)
-    finally:
-        server.should_exit = True
-        for task in (supervision, signalled):
-            task.cancel()
-        await asyncio.wait({http, supervision, signalled})
-    for task in (supervision, http):
-        if not task.cancelled():
-            task.result()
-
-
-async def _drain(gateway: Gateway, grace_s: float, stopping: asyncio.Event) -> None:
-    """Admits nothing more and waits for what is in flight; a second signal ends the wait."""
-    gateway.drain()
-    stopping.clear()
-    log.info("stopping: %d requests in flight", gateway.in_flight)
-    idle = asyncio.create_task(gateway.idle.wait())
-    again = asyncio.create_task(stopping.wait())
-    await asyncio.wait({idle, again}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
-    idle.cancel()
-    again.cancel()
-
-
-def _stop_event() -> asyncio.Event:
-    """An event that SIGINT and SIGTERM set."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
-    return stopping
+        from serve.traces import Tracing  # whose packages cost memory and a moment
+    except ImportError as error:
+        raise StartError(
+            f"traces need the packages opentelemetry-sdk and opentelemetry-exporter-otlp-proto-http"
+            f" ({error}): install them, or start without an OTLP endpoint"
+        ) from error
+    with closing(Tracing(endpoint)) as tracing:
+        yield tracing
 
 
 @contextmanager
@@ -155,9 +179,9 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def _http_config(gateway: Gateway, tls: ssl.SSLContext | None) -> uvicorn.Config:
+def _http_config(gateway: Gateway, options: Options) -> uvicorn.Config:
     config = uvicorn.Config(
-        gateway,
+        Cors(gateway, options.origins) if options.origins else gateway,
         loop="none",
         http=Protocol,
         ws="none",
@@ -165,12 +189,13 @@ def _http_config(gateway: Gateway, tls: ssl.SSLContext | None) -> uvicorn.Config
         log_config=None,
         access_log=False,
         server_header=False,
+        headers=[("x-content-type-options", "nosniff")],
         timeout_keep_alive=KEEPALIVE_S,
         timeout_graceful_shutdown=5,
         backlog=BACKLOG,
     )
     config.load()  # which sets `ssl` from paths, if at all
-    config.ssl = tls
+    config.ssl = options.tls
     return config
 
 

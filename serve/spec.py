@@ -68,7 +68,13 @@ class Limits:
     passages: int = field(default=10_000, metadata={"min": 1})
     text_chars: int = field(default=1_000_000, metadata={"min": 1})  # one query or passage
     pairs_in_flight: int = field(default=20_000, metadata={"min": 1})  # beyond it: 429
+    # Memory of the texts that wait or are scored; beyond it: 429.
+    bytes_in_flight: int = field(default=256 * 1024 * 1024, metadata={"min": 1})
     timeout_s: float = field(default=300.0, metadata={"min": 0.001})  # one request
+    # The longest that a request would wait for those before it; beyond it: 429.
+    wait_s: float = field(default=30.0, metadata={"min": 0.001})
+    # An engine that owes answers and gives none for so long is started again.
+    stall_timeout_s: float = field(default=60.0, metadata={"min": 0.1})
     start_timeout_s: float = field(default=1800.0, metadata={"min": 1})  # download included
     stop_timeout_s: float = field(default=30.0, metadata={"min": 0})  # draining
 
@@ -81,6 +87,7 @@ class Model:
     revision: str | None = None  # the commit of the Hugging Face repository
     names: Sequence[str] = ()  # what clients may call it; logs and metrics say the first
     llm: bool = False  # an LLM reranker: the one that `use_llm: true` asks
+    replicas: int = field(default=1, metadata={"min": 1})  # vLLM processes that share its requests
     score: Score = field(default_factory=Score)
     sha256: Mapping[str, str] = field(default_factory=dict)  # file of the model → its digest
     request: Mapping[str, object] = field(default_factory=lambda: ENCODER_REQUEST)

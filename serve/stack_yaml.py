@@ -1,7 +1,7 @@
 """A stack's YAML: several models behind one address.
 
 models:
-  bge-reranker-v2-m3: {gpu_memory: 0.25}        # a config's name; `config:` says another
+  bge-reranker-v2-m3: {gpu_memory: 0.25, replicas: 2}   # a config's name; `config:` says another
   bge-reranker-v2-gemma: {gpu_memory: 0.65}
   m3-then-gemma:
     cascade: {first: bge-reranker-v2-m3, then: bge-reranker-v2-gemma, keep: 20}
@@ -20,8 +20,9 @@ import yaml
 from serve import shelf
 from serve.errors import ConfigError
 from serve.reader import Reader, compose, nearest
+from serve.sharing import VISIBLE, check_gpu_memory
 from serve.spec import Hardware, Model, absolute, check_name, is_path
-from serve.stack import Cascade, Entry, Stack, UnknownModel, check_gpu_memory
+from serve.stack import Cascade, Entry, Stack, UnknownModel
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def load(path: Path, configs: Path = shelf.CONFIGS) -> Stack:
     if not models:
         raise ConfigError("models: names no model", reader.at(root))
     given = {name: e.gpu_memory for name, e in file.models.items() if e.gpu_memory is not None}
-    if not any("CUDA_VISIBLE_DEVICES" in model.env for model in models):
+    if not any(VISIBLE in model.env for model in models):
         check_gpu_memory(given, reader.at(nodes["models"]))
     _check_names(models, file, reader, entries)
     refer = _References(models, reader)
@@ -103,7 +104,7 @@ def _model(name: str, entry: Entry, path: Path, configs: Path, where: str) -> Mo
     except ConfigError as error:
         raise ConfigError(f"models.{name}: {error}", where) from error
     others = [other for other in model.names if other.lower() != name.lower()]
-    return replace(model, names=(name, *others))
+    return replace(model, names=(name, *others), replicas=entry.replicas or model.replicas)
 
 
 def _check_names(

@@ -5,19 +5,21 @@ from collections.abc import Sequence
 from serve.cascade import CascadePool
 from serve.catalog import Catalog
 from serve.dialects import tei
-from serve.pool import Pool, Replica
+from serve.pool import Pool
+from serve.replica import Replica
 
 
 def readiness(pools: Sequence[Pool], *, draining: bool, now: float) -> dict[str, object]:
     """The body of `/health/ready`: whether the server can score, and what each engine is doing.
 
     It is ready when any of its models is, since one that fails must not take the others off the
-    load balancer; `degraded` says that some are and some are not.
+    load balancer; `degraded` says that it is, and some of its engines are not.
     """
-    states = [pool.is_ready for pool in pools]
+    is_ready = any(pool.is_ready for pool in pools)
+    is_whole = all(replica.is_ready for pool in pools for replica in pool.replicas)
     return {
-        "ready": any(states) and not draining,
-        "degraded": any(states) and not all(states),
+        "ready": is_ready and not draining,
+        "degraded": is_ready and not is_whole,
         "draining": draining,
         "models": [
             {
@@ -33,6 +35,8 @@ def readiness(pools: Sequence[Pool], *, draining: bool, now: float) -> dict[str,
 def _replica(replica: Replica, now: float) -> dict[str, object]:
     return {
         "phase": replica.progress.phase,
+        "ready": replica.is_ready,
+        "health": "sick" if replica.is_sick else "slow" if replica.health.is_slow else "good",
         "percent": replica.progress.percent,
         "bytes": replica.progress.bytes,
         "seconds_in_phase": round(now - replica.since, 1),

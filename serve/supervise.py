@@ -1,42 +1,41 @@
-"""Keeps one engine alive: start, wait for ready, restart or give up, stop."""
+"""Keeps one engine alive: start, wait for ready, look after it, restart or give up, stop."""
 
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, nullcontext, suppress
-from dataclasses import replace
-from logging.handlers import RotatingFileHandler
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from serve import weights
 from serve.argv import Command
-from serve.engine import Engine, encode, options
+from serve.engine import Engine
 from serve.errors import RequestError, StartError
-from serve.pool import Replica
+from serve.events import Events
+from serve.phases import Phases
 from serve.process import Process
-from serve.rerank import RerankRequest, build_result
+from serve.replica import Replica
 from serve.spec import Model
-from serve.vllm_log import PHASES, Progress, explain, progress
+from serve.vllm_log import Progress
+from serve.warmup import check_kind, prove, until_stalled
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2
-LOG_BYTES = 10 * 1024 * 1024
-LINES_KEPT = 4000  # of one start, to find its first error in
 DEATHS_ALLOWED = 5
 DEATHS_WINDOW_S = 600.0
 KILL_AFTER_S = 10.0  # between TERM and KILL
-KILL_STARTING_AFTER_S = 1.0  # vLLM in the middle of its start often hears no TERM
+KILL_AT_ONCE_AFTER_S = 1.0  # vLLM in the middle of its start, or stuck, often hears no TERM
 
-# An engine is ready when it has scored this. `/health` alone does not prove a forward pass.
-WARM_UP = RerankRequest(
-    queries=["What does a reranker do?"],
-    passages=["It scores how well each passage answers a query.", "Bread rises in the oven."],
-)
-# The route that vLLM offers for a model of each kind, which tells one kind from the other.
-_KIND_ROUTES = {"logit": "/classify", "cosine": "/v1/embeddings"}
+
+@dataclass(frozen=True)
+class End:
+    """How an engine that had been ready came to its end, in a word and in a sentence."""
+
+    kind: Literal["asked", "exited", "stalled", "start"]
+    why: str = ""
 
 
 def backoff_s(deaths: Sequence[float], now: float) -> float | None:
@@ -46,7 +45,7 @@ def backoff_s(deaths: Sequence[float], now: float) -> float | None:
 
 
 class Supervisor:
-    """One engine process, restarted when it dies after having been ready."""
+    """One engine process, restarted when it dies or hangs after having been ready."""
 
     def __init__(
         self,
@@ -57,27 +56,31 @@ class Supervisor:
         directory: Path,
         log_file: Path,
         environment: Mapping[str, str],
+        events: Events | None = None,
         clock: Callable[[], float] = time.monotonic,
         backoff: Callable[[Sequence[float], float], float | None] = backoff_s,
         learn: Callable[[], Awaitable[None]] | None = None,
         turn: asyncio.Lock | None = None,
+        label: str = "",
     ) -> None:
-        """`learn` is called when the engine first answers, before it is ready; `turn` is held
-        during each start, to the end of one that fails, for engines that may not start at once."""
+        """`label` is what the engine is called in logs. `learn` is called when it first answers,
+        before it is ready; `turn` is held during each start, to the end of one that fails, for
+        engines that may not start at once."""
         self._model = model
         self._replica = replica
         self._command = command
+        self._label = label or model.name
+        self._whole_environment = {**environment, **command.env}
         self._socket = Path(command.argv[command.argv.index("--uds") + 1])
         self._directory = directory
-        self._log_file = log_file
+        self._phases = Phases(self._label, replica, log_file, clock)
         self._environment = environment
-        self._whole_environment = {**environment, **command.env}
+        self._events = events or Events()
         self._clock = clock
         self._backoff = backoff
         self._learn = learn
         self._turn = turn
-        self._lines: deque[str] = deque(maxlen=LINES_KEPT)
-        self._phases: list[tuple[str, float]] = []
+        self._asked = asyncio.Event()  # to restart
 
     async def run(self) -> None:
         """Never returns. Raises StartError when the first start fails, or after many deaths."""
@@ -89,49 +92,68 @@ class Supervisor:
 
     def fail(self) -> None:
         """Notes that there will be no engine."""
-        self._enter(Progress("failed"))
+        self._replica.is_leaving = False
+        self._phases.enter(Progress("failed"))
+
+    async def restart(self, grace_s: float) -> None:
+        """Lets the engine finish what it has, `grace_s` seconds at most, and starts it again.
+
+        Returns when that is done: it is ready, or has failed. Does nothing to one that is starting.
+        """
+        replica = self._replica
+        if replica.progress.phase != "ready":
+            return
+        replica.is_leaving = True
+        deadline = self._clock() + grace_s
+        while replica.pairs and self._clock() < deadline:
+            await asyncio.sleep(POLL_S)
+        self._asked.set()
+        while replica.is_leaving:  # until it is back, or is not expected any more
+            await asyncio.sleep(POLL_S)
 
     async def _run(self) -> None:
         deaths: list[float] = []
+        has_been_ready = False
         while True:
             try:
-                exit_code = await self._live()
-                reason = explain(self._lines, exit_code)
+                end = await self._live()
+                has_been_ready = True
             except StartError as error:
-                if not deaths:
+                if not has_been_ready:
                     raise
-                reason = str(error)
+                end = End("start", str(error))
+            if end.kind == "asked":
+                self._replica.restarts += 1
+                continue
+            self._replica.is_leaving = False
+            self._replica.changed()
+            self._events.died(self._model.name, self._replica.index, end.kind)
             deaths.append(self._clock())
             delay = self._backoff(deaths, self._clock())
             if delay is None:
                 raise StartError(
-                    f"{self._model.name}: the engine died {len(deaths)} times, giving up;"
-                    f" the last time: {reason}; its log: {self._log_file}"
+                    f"{self._label}: the engine died {len(deaths)} times, giving up;"
+                    f" the last time: {end.why}; its log: {self._phases.log_file}"
                 )
-            name = self._model.name
-            log.error("%s: the engine died: %s; next start in %g s", name, reason, delay)
+            log.error("%s: the engine died: %s; next start in %g s", self._label, end.why, delay)
             await asyncio.sleep(delay)
             self._replica.restarts += 1
 
-    async def _live(self) -> int:
-        """One life of the engine, to its exit status. Raises StartError if it never gets ready."""
-        self._lines.clear()
+    async def _live(self) -> End:
+        """One life of the engine. Raises StartError if it never gets ready."""
+        handler = self._phases.begin()
         if self._turn is not None and self._turn.locked():
-            self._enter(Progress("waiting"))
-        self._phases.clear()
+            self._phases.enter(Progress("waiting"))
         self._socket.unlink(missing_ok=True)
-        handler = RotatingFileHandler(
-            self._log_file, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8"
-        )
         async with AsyncExitStack() as stack:
             stack.callback(handler.close)
             async with self._turn or nullcontext():
-                self._enter(Progress("starting"))
+                self._phases.enter(Progress("starting"))
                 process = await Process.start(
                     self._command,
                     directory=self._directory,
                     environment=self._environment,
-                    on_line=lambda line: self._on_line(line, handler),
+                    on_line=lambda line: self._phases.read(line, handler),
                 )
                 stack.push_async_callback(self._end, process)
                 try:
@@ -139,107 +161,84 @@ class Supervisor:
                 except BaseException:
                     await self._end(process)  # before another's turn: it still holds memory
                     raise
-            self._enter(Progress("ready"))
-            log.info("%s: ready after %s", self._model.name, self._shares())
-            return await process.wait()
+            self._asked.clear()
+            self._replica.is_leaving = False
+            self._replica.health.answered()
+            self._phases.enter(Progress("ready"))
+            log.info("%s: ready after %s", self._label, self._phases.shares())
+            return await self._until_over(process)
 
     async def _end(self, process: Process) -> None:
-        grace = KILL_AFTER_S if self._replica.is_ready else KILL_STARTING_AFTER_S
+        is_well = self._replica.progress.phase == "ready" and not self._replica.health.needs_a_probe
         if process.is_running:
-            self._enter(Progress("stopping"))
-        await process.stop(grace)
-        self._enter(Progress("dead"))
+            self._phases.enter(Progress("stopping"))
+        await process.stop(KILL_AFTER_S if is_well else KILL_AT_ONCE_AFTER_S)
+        self._phases.enter(Progress("dead"))
 
     # -- the start -------------------------------------------------------------------------------
 
     async def _until_ready(self, process: Process) -> None:
         """Waits for health, exit and deadline together, then for one good score."""
         limit = self._model.limits.start_timeout_s
-        warm = asyncio.create_task(self._warm_up(self._replica.engine))
-        exited = asyncio.create_task(process.wait())
-        try:
-            done, _ = await asyncio.wait(
-                {warm, exited}, timeout=limit, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            for task in (warm, exited):
-                if not task.done():
-                    task.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await task
-        where = f"its log: {self._log_file}"
-        if exited in done:
-            reason = explain(self._lines, exited.result())
-            raise StartError(f"{self._model.name}: vLLM did not start: {reason}; {where}")
+        where = f"its log: {self._phases.log_file}"
+        warm, exited = self._warm_up(self._replica.engine), process.wait()
+        done = await _first({"warm": warm, "exited": exited}, limit)
+        if "exited" in done:
+            reason = self._phases.why(done["exited"].result())
+            raise StartError(f"{self._label}: vLLM did not start: {reason}; {where}")
         if not done:
             raise StartError(
-                f"{self._model.name}: not ready after {limit:g} s (it was"
+                f"{self._label}: not ready after {limit:g} s (it was"
                 f" {self._replica.progress.phase}): raise `limits: {{start_timeout_s: …}}`; {where}"
             )
         try:
-            warm.result()
+            done["warm"].result()
         except RequestError as error:
-            reason = explain(self._lines, None)
+            reason = self._phases.why(None)
             raise StartError(
-                f"{self._model.name}: the warm-up score failed: {error} ({reason}); {where}"
+                f"{self._label}: the warm-up score failed: {error} ({reason}); {where}"
             ) from error
 
     async def _warm_up(self, engine: Engine) -> None:
         """Returns once the engine has given scores of the kind that the spec declares."""
         while not await engine.is_healthy():
-            self._look_for_a_download()
+            done = weights.bytes_downloading(self._model, self._whole_environment)
+            if done is not None:
+                percent = self._replica.progress.percent
+                self._phases.advance(Progress("downloading", percent, done))
             await asyncio.sleep(POLL_S)
-        self._enter(Progress("warming up"))
-        kind = self._model.score.of
-        if not await engine.has_route(_KIND_ROUTES[kind]):
-            other = "cosine" if kind == "logit" else "logit"
-            raise StartError(
-                f"{self._model.name}: vLLM does not take this model for one whose values are"
-                f" {kind}s: write `score: {other}` in its YAML if it is"
-                f" {'an embedding model' if other == 'cosine' else 'a cross-encoder'}, or make it"
-                " a reranker with `vllm: {hf-overrides: …}` as configs/bge-reranker-v2-gemma.yaml"
-            )
-        timeout_s = self._model.limits.timeout_s
-        fields = options(WARM_UP, self._model, self._model.max_model_len)
-        body = encode(replace(WARM_UP, options=fields))
-        raw = await engine.score(body, 2, timeout_s=timeout_s)
-        build_result(WARM_UP, raw, score=self._model.score, model="", id="", created=0)
+        self._phases.enter(Progress("warming up"))
+        await check_kind(engine, self._model)
+        await prove(engine, self._model)
         if self._learn is not None:
             await self._learn()
 
-    def _look_for_a_download(self) -> None:
-        done = weights.bytes_downloading(self._model, self._whole_environment)
-        if done is not None and _leads(self._replica.progress.phase, "downloading"):
-            self._enter(Progress("downloading", self._replica.progress.percent, done))
+    # -- while it runs ---------------------------------------------------------------------------
 
-    def _on_line(self, line: str, handler: RotatingFileHandler) -> None:
-        handler.handle(logging.makeLogRecord({"msg": line}))
-        self._lines.append(line)
-        seen = progress(line)
-        if seen is not None and _leads(self._replica.progress.phase, seen.phase):
-            self._enter(seen)
-
-    def _enter(self, now: Progress) -> None:
-        """Notes where the engine is, and since when if that is another phase."""
-        changed = now.phase != self._replica.progress.phase or not self._phases
-        self._replica.progress = now
-        if changed:
-            self._replica.since = self._clock()
-            self._phases.append((now.phase, self._replica.since))
-            log.info("%s: %s", self._model.name, now.phase)
-
-    def _shares(self) -> str:
-        """How long the start took and the share of each phase."""
-        times = [time for _, time in self._phases]
-        total = times[-1] - times[0]
-        parts = (
-            f"{phase} {end - begin:.1f} s"
-            for (phase, begin), end in zip(self._phases, times[1:], strict=False)
-        )
-        return f"{total:.1f} s ({', '.join(parts)})"
+    async def _until_over(self, process: Process) -> End:
+        """How a ready engine ends."""
+        exited = process.wait()
+        stalled = until_stalled(self._replica, self._model, self._clock)
+        done = await _first({"exited": exited, "stalled": stalled, "asked": self._asked.wait()})
+        if "exited" in done:
+            return End("exited", self._phases.why(done["exited"].result()))
+        if "stalled" in done:
+            done["stalled"].result()  # raises what a fault of ours in it raised
+            return End("stalled", f"it gave no answer for {self._model.limits.stall_timeout_s:g} s")
+        return End("asked")
 
 
-def _leads(before: str, after: str) -> bool:
-    """Whether a start in the phase `before` may be said to be in `after`: it only goes forward."""
-    start = PHASES[:-1]
-    return before in start and after in start and start.index(before) <= start.index(after)
+async def _first(
+    waits: Mapping[str, Coroutine[Any, Any, Any]], timeout_s: float | None = None
+) -> dict[str, "asyncio.Task[Any]"]:
+    """Those that are done when the first one is, or nothing; the others are cancelled."""
+    tasks = {name: asyncio.create_task(wait) for name, wait in waits.items()}
+    try:
+        await asyncio.wait(tasks.values(), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        return {name: task for name, task in tasks.items() if task.done()}
+    finally:
+        for task in tasks.values():
+            if not task.done():
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task

@@ -1,5 +1,6 @@
 """The routes that score nothing: what the server tells of itself, and the files of its pages."""
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -7,14 +8,16 @@ from functools import partial
 import orjson
 from starlette.responses import Response
 
-from serve import docs, openapi, page, status
+from serve import docs, exposition, openapi, page, status
 from serve.auth import Keys
 from serve.catalog import Catalog
 from serve.dialects import tei
 from serve.engine import RETRY_AFTER_S
+from serve.errors import RequestError
 from serve.exchange import Exchange
 from serve.messages import Handler, json_response
 from serve.metrics import CONTENT_TYPE, Metrics
+from serve.replica import Replica
 
 CLUSTER_PATH = "/v1/cluster/auth"  # xinference's clients send a key only if this says so
 MODELS_PATH = "/v1/models"
@@ -93,5 +96,24 @@ class Telling:
         return Response(content, headers={"content-type": kind, **page.HEADERS})
 
     async def metrics(self, exchange: Exchange) -> Response:
-        """What Prometheus is told."""
-        return Response(self._metrics.render(), headers={"content-type": CONTENT_TYPE})
+        """What Prometheus is told: by the gateway, and by those engines that answer at once."""
+        engines = [
+            (pool.name, replica)
+            for pool in self._catalog.pools
+            for replica in pool.replicas
+            if replica.is_ready
+        ]
+        texts = await asyncio.gather(*(_told(replica) for _, replica in engines))
+        labels = ({"model": name, "replica": str(replica.index)} for name, replica in engines)
+        content = (
+            self._metrics.render() + exposition.merge(zip(labels, texts, strict=True)).encode()
+        )
+        return Response(content, headers={"content-type": CONTENT_TYPE})
+
+
+async def _told(replica: Replica) -> str:
+    """What an engine tells Prometheus: nothing, if it does not answer."""
+    try:
+        return await replica.engine.metrics()
+    except RequestError:
+        return ""

@@ -1,4 +1,4 @@
-"""TLS of the gateway: one certificate and its key, read before anything starts."""
+"""TLS of the gateway: one certificate and its key, read before anything starts, and anew later."""
 
 import ssl
 from pathlib import Path
@@ -28,6 +28,26 @@ def context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None
     except OSError as error:  # ssl.SSLError is one
         raise ConfigError(_why(certificate, key, error)) from error
     return made
+
+
+def reload(live: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """From now on `live` answers new connections with what the files hold now. Raises ConfigError,
+    and then nothing has changed.
+
+    They are loaded into a context of their own, which each handshake is then given: in `live`
+    itself, a certificate of another kind (RSA, EC) would stand beside the old one, and a file that
+    changes between two reads would leave it with half of each.
+    """
+    for option, path in ((CERTIFICATE, certificate), (KEY, key)):
+        if path.is_fifo():
+            raise ConfigError(f"{option} {path}: a pipe cannot be read again: give a file")
+    renewed = context(certificate, key)
+
+    def hand_over(connection: ssl.SSLObject, name: str | None, asked: ssl.SSLContext) -> None:
+        assert renewed is not None
+        connection.context = renewed
+
+    live.sni_callback = hand_over  # called for clients that name no server, too
 
 
 class Connection(ssl.SSLObject):

@@ -10,18 +10,55 @@ How it starts is said by environment variables, how it answers by the first word
     FAKE_SCORES    shared: the share of the query's words that a passage has too; unshared: of those
                    that it has not. Unset: any value
     query          !die | !hang | !drop | !nan | !inf | !null | !short | !garbage | !400 … !503
+                   | !slow SECONDS
+
+How fast it works, what befalls all requests, and what it was asked:
+
+    FAKE_PAIR_S      seconds of work for each pair, one after the other in order of arrival. Pairs
+                     that are not begun when their connection closes are never worked on
+    FAKE_FAULT_FILE  a file that is read at each `/score`: while it holds one of the words above,
+                     without its `!`, that befalls every request
+    FAKE_METRICS_FILE  a file with what is told at `/metrics`; while it holds `hang`, nothing is
+    FAKE_TRACE_FILE  a file that each `/score` appends its `traceparent` to, `-` without one
+    FAKE_WATCH_FILE  a file that each event appends a line to, `asked 3 PID` or `cancelled 3 PID`:
+                     so many pairs came, or their connection closed before they were answered
+
+`{}` in the name of a file stands for the number of the engine, as its socket's folder has it.
 """
 
 import asyncio
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 HANG_S = 3600
 JSON_HEADERS = b"content-type: application/json\r\n"
+METRICS = """\
+# HELP python_info Python platform information
+# TYPE python_info gauge
+python_info{implementation="CPython",major="3"} 1.0
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="fake"} 0.0
+# HELP vllm:num_requests_waiting Number of requests waiting to be processed.
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{engine="0",model_name="fake"} 0.0
+# HELP vllm:prompt_tokens_total Number of prefill tokens processed.
+# TYPE vllm:prompt_tokens_total counter
+vllm:prompt_tokens_total{engine="0",model_name="fake"} 12.0
+# HELP vllm:request_queue_time_seconds Histogram of time spent in WAITING phase for request.
+# TYPE vllm:request_queue_time_seconds histogram
+vllm:request_queue_time_seconds_bucket{engine="0",le="0.3",model_name="fake"} 2.0
+vllm:request_queue_time_seconds_bucket{engine="0",le="+Inf",model_name="fake"} 2.0
+vllm:request_queue_time_seconds_count{engine="0",model_name="fake"} 2.0
+vllm:request_queue_time_seconds_sum{engine="0",model_name="fake"} 0.01
+"""
 
 
 def logit(query: str, passage: str) -> float:
@@ -32,32 +69,115 @@ def logit(query: str, passage: str) -> float:
     return zlib.crc32(f"{query}\0{passage}".encode()) / 2**32 * 24 - 12
 
 
-def score(body: dict) -> tuple[int, bytes]:
+def score(body: dict, wish: str) -> tuple[int, bytes]:
     """Status and body of `/score`."""
     query, passages = body["queries"], body["documents"]
     queries = [query] * len(passages) if isinstance(query, str) else query
     values = [logit(*pair) for pair in zip(queries, passages, strict=True)]
-    wish = queries[0].split(" ")[0] if queries[0].startswith("!") else ""
-    if wish in ("!nan", "!inf", "!null"):
-        values[-1] = {"!nan": float("nan"), "!inf": float("inf"), "!null": None}[wish]
-    if wish == "!short":
+    if wish in ("nan", "inf", "null"):
+        values[-1] = {"nan": float("nan"), "inf": float("inf"), "null": None}[wish]
+    if wish == "short":
         values.pop()
-    if wish == "!garbage":
+    if wish == "garbage":
         return 200, b"<html>not a score</html>"
-    if wish in ("!500", "!503", "!400"):
-        status = int(wish[1:])
+    if wish in ("500", "503", "400"):
+        status = int(wish)
         return status, json.dumps({"error": {"message": "as you wished", "code": status}}).encode()
     data = [{"index": i, "object": "score", "score": v} for i, v in enumerate(values)]
     tokens = sum(len(p.split()) for p in passages)
     return 200, json.dumps({"data": data, "usage": {"prompt_tokens": tokens}}).encode()
 
 
+def wishes(query: str) -> list[str]:
+    """What is to befall a request, with its argument: by the file of faults, else by its query."""
+    fault = file_of("FAKE_FAULT_FILE")
+    if fault and fault.exists() and (words := fault.read_text().split()):
+        return words
+    return query[1:].split() if query.startswith("!") else []
+
+
+def metrics() -> str:
+    """What is told at `/metrics`."""
+    file = file_of("FAKE_METRICS_FILE")
+    return file.read_text().strip() if file and file.exists() else METRICS
+
+
+def note_trace(head: bytes) -> None:
+    if file := file_of("FAKE_TRACE_FILE"):
+        found = re.search(rb"\r\ntraceparent: (\S+)", head)
+        with file.open("a") as lines:
+            lines.write(f"{found[1].decode() if found else '-'}\n")
+
+
+def watch(event: str, pairs: int) -> None:
+    if file := file_of("FAKE_WATCH_FILE"):
+        with file.open("a") as lines:
+            lines.write(f"{event} {pairs} {os.getpid()}\n")
+
+
+def file_of(variable: str) -> Path | None:
+    name = os.environ.get(variable)
+    number = re.search(r"/engine-(\d+)", " ".join(sys.argv))
+    return Path(name.replace("{}", number[1] if number else "")) if name else None
+
+
+class Job:
+    """Pairs that were asked for and are owed."""
+
+    def __init__(self, pairs: int) -> None:
+        self.pairs = pairs
+        self.asked = asyncio.get_running_loop().time()
+        self.gone = asyncio.Event()  # nobody waits for them any more
+        self.waits: asyncio.Task[None] | None = None
+
+
+class Engine:
+    """Works on one pair at a time, each for FAKE_PAIR_S seconds, in order of arrival.
+
+    It counts its time itself, so that its rate is right also where the loop wakes late.
+    """
+
+    def __init__(self) -> None:
+        self.pair_s = float(os.environ.get("FAKE_PAIR_S", "0"))
+        self.turn = asyncio.Lock()
+        self.free_at = 0.0  # by the loop's clock
+
+    async def work(self, job: Job) -> bool:
+        """Whether the job is done, and not gone."""
+        if not self.pair_s:
+            return True
+        async with self.turn:  # whose waiters go in order of arrival
+            if job.gone.is_set():
+                return False
+            begin = max(job.asked, self.free_at)
+            end = begin + job.pairs * self.pair_s
+            try:
+                async with asyncio.timeout_at(end):
+                    await job.gone.wait()
+            except TimeoutError:
+                self.free_at = end
+                return True
+            worked_s = max(0.0, asyncio.get_running_loop().time() - begin)
+            begun = min(job.pairs, math.ceil(worked_s / self.pair_s))
+            self.free_at = begin + begun * self.pair_s
+            return False
+
+
 class Connection(asyncio.Protocol):
     """HTTP/1.1 with keep-alive and content-length, as much as the gateway's client uses of it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.owed: set[Job] = set()
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         self.buffer = b""
+
+    def connection_lost(self, _: Exception | None) -> None:
+        for job in self.owed:
+            job.gone.set()
+            watch("cancelled", job.pairs)
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -77,21 +197,47 @@ class Connection(asyncio.Protocol):
                 self.answer(head, body)
 
     def answer(self, head: bytes, body: bytes) -> None:
+        if self.transport.is_closing():
+            return None
         path = head.split(b" ", 2)[1].decode()
         if path == "/health":
             return self.send(200, b"")
         if path == "/score":
-            query = json.loads(body)["queries"]
-            wish = (query if isinstance(query, str) else query[0]).split(" ")[0]
-            if wish == "!die":
-                os._exit(9)
-            if wish == "!hang":
-                return None
-            if wish == "!drop":
-                return self.transport.close()
-            return self.send(*score(json.loads(body)))
+            note_trace(head)
+            return self.score(json.loads(body))
+        if path == "/metrics":
+            told = metrics()
+            return None if told == "hang" else self.send(200, told.encode())
         kind = "/v1/embeddings" if os.environ.get("FAKE_BOOT") == "embedding" else "/classify"
         return self.send(400 if path == kind else 404, b'{"error": {"message": "no"}}')
+
+    def score(self, body: dict) -> None:
+        query = body["queries"]
+        wish, *rest = wishes(query if isinstance(query, str) else query[0]) or [""]
+        job = Job(len(body["documents"]))
+        watch("asked", job.pairs)
+        if wish == "die":
+            os._exit(9)
+        if wish == "drop":
+            return self.transport.close()
+        self.owed.add(job)
+        slow_s = float(rest[0]) if wish == "slow" else 0.0
+        if wish == "hang":
+            return None
+        if not slow_s and not self.engine.pair_s:
+            return self.done(job, body, wish)
+        job.waits = asyncio.create_task(self.work(job, body, wish, slow_s))
+        return None
+
+    async def work(self, job: Job, body: dict, wish: str, slow_s: float) -> None:
+        if await self.engine.work(job):
+            await asyncio.sleep(slow_s)
+            self.done(job, body, wish)
+
+    def done(self, job: Job, body: dict, wish: str) -> None:
+        if not job.gone.is_set():
+            self.owed.remove(job)
+            self.send(*score(body, wish))
 
     def send(self, status: int, body: bytes) -> None:
         head = b"HTTP/1.1 %d X\r\n%scontent-length: %d\r\n\r\n" % (status, JSON_HEADERS, len(body))
@@ -117,7 +263,9 @@ async def main(socket: str) -> None:
     print("Loading safetensors checkpoint shards: 100% Completed | 1/1", flush=True)
     if life := os.environ.get("FAKE_LIFE_S"):
         asyncio.get_running_loop().call_later(float(life), os._exit, 9)
-    server = await asyncio.get_running_loop().create_unix_server(Connection, socket)
+    engine = Engine()
+    serve = asyncio.get_running_loop().create_unix_server
+    server = await serve(lambda: Connection(engine), socket)
     log("INFO:     Application startup complete.")
     await server.serve_forever()
 

@@ -1,6 +1,7 @@
 """Who answers a request, and what a cascade makes of two models."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -127,7 +128,7 @@ class FixedPool(Pool):
     def check(self, request: RerankRequest, most: int | None = None) -> dict[str, object]:
         return {}
 
-    async def score(self, request: RerankRequest, timeout_s: float | None = None) -> RawScores:
+    async def score(self, request: RerankRequest, left_s: float = math.inf) -> RawScores:
         self.seen = request.passages
         values = [self.sign * float(text) for text in request.passages]
         cut = [index for index, text in enumerate(request.passages) if text == "5"]

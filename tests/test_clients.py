@@ -166,7 +166,7 @@ def test_what_the_server_refuses(fake_server: Server, make: Callable[..., Rerank
         assert (caught.value.status, caught.value.param) == (413, "documents")
         with pytest.raises(BadRequest, match="as you wished"):
             client.rerank("!400", PASSAGES)
-        for wish, status in (("!nan", 502), ("!short", 502), ("!500", 502), ("!hang", 504)):
+        for wish, status in (("!nan", 502), ("!short", 502), ("!500", 503), ("!hang", 504)):
             with pytest.raises(ServerFault) as fault:
                 client.rerank(wish, PASSAGES)
             assert fault.value.status == status

@@ -30,8 +30,9 @@ from deploy import install
 from deploy.docker import ready
 from serve import __main__ as command_line
 from serve import __version__, argv, process, stack_yaml, supervise
-from serve.auth import Keys, read_keys
+from serve.auth import Keys
 from serve.errors import Unauthorized
+from serve.key_file import read_keys
 from tests.certificates import self_signed
 from tests.harness import FAKE_ENGINE, KEY, ROOT, wait_until
 

@@ -169,9 +169,9 @@ def test_an_answer_that_is_no_list_of_scores(body: bytes):
         (422, b'{"detail": "what"}', InvalidRequest, "what"),
         (404, b'{"error": "gone"}', InvalidRequest, "gone"),
         (503, b"", Unavailable, "too busy"),
-        (500, b'{"error": {"message": ""}}', EngineFault, "status 500"),
-        (500, b"Internal", EngineFault, "(no message)"),
-        (302, b"[1]", EngineFault, "(no message)"),
+        (500, b'{"error": {"message": ""}}', Unavailable, "status 500"),
+        (500, b"Internal", Unavailable, "(no message)"),
+        (302, b"[1]", Unavailable, "(no message)"),
     ],
 )
 def test_the_engines_own_errors(status: int, body: bytes, kind: type[RequestError], words: str):

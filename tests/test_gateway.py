@@ -69,9 +69,10 @@ def test_health(fake_server: Server):
 
 
 def test_metrics(fake_server: Server):
-    before = metric(fake_server, 'rerank_pairs_total{model="fake"}')
+    pairs = 'rerank_pairs_total{dialect="simple",model="fake"}'
+    before = metric(fake_server, pairs)
     fake_server.rerank("q", PASSAGES)
-    assert metric(fake_server, 'rerank_pairs_total{model="fake"}') == before + 4
+    assert metric(fake_server, pairs) == before + 4
     assert metric(fake_server, 'rerank_engine_ready{model="fake",replica="0"}') == 1
     assert metric(fake_server, 'rerank_pairs_in_flight{model="fake",replica="0"}') == 0
 
@@ -165,7 +166,7 @@ def test_a_chunked_body_that_is_too_long(fake_server: Server):
         ("!null", 502, "None for pair 1"),
         ("!short", 502, "1 scores for 2 pairs"),
         ("!garbage", 502, "not a list of scores"),
-        ("!500", 502, "status 500"),
+        ("!500", 503, "status 500"),
         ("!400", 400, "as you wished"),
         ("!503", 503, "too busy"),
         ("!drop", 503, "not reachable"),

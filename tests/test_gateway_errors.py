@@ -156,7 +156,7 @@ def test_an_error_does_not_repeat_all_that_was_sent(fake_server: Server, asking:
     [
         ("!nan", 502, "not a list of scores"),
         ("!short", 502, "try again"),
-        ("!500", 502, "log"),
+        ("!500", 503, "log"),
         ("!503", 503, "try again"),
         ("!drop", 503, "try again"),
     ],

@@ -25,7 +25,8 @@ from serve.dialects.schemas import COMMON
 from serve.errors import InvalidRequest
 from serve.gateway import Gateway
 from serve.openapi_errors import ERRORS, camel
-from serve.pool import Pool, Replica
+from serve.pool import Pool
+from serve.replica import Replica
 from serve.rerank import Chunk, Stages
 from serve.spec import Model
 from serve.stack import Stack
@@ -240,7 +241,7 @@ def test_what_is_told_of_models_and_health_is_so(fake_server: Server):
     told_of("/v1/models").validate(status.models(several, created=1))
     told_of("/info").validate(status.info(several))
     told_of("/v1/models/{model}").validate(fake_server.get("/v1/models/org/fake").json())
-    loading = Replica(None, Progress("loading", 50, 10**9))  # type: ignore[arg-type]
+    loading = Replica(None, progress=Progress("loading", 50, 10**9))  # type: ignore[arg-type]
     waiting = status.readiness([Pool(STACK.models[0], [loading])], draining=True, now=1.5)
     told_of("/health/ready", "503").validate(waiting)
 

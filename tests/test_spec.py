@@ -29,7 +29,8 @@ vllm: {chat-template: '{{x}}', max_model_len: 10, hf-overrides: {a: [1]}, enforc
 env: {A: 1, B: x}
 cpu: {vllm: {dtype: float32}, env: {C: 2.5}}
 hardware: {gpu_memory_gib: 15}
-limits: {passages: 3, timeout_s: 2}
+limits: {passages: 3, timeout_s: 2, bytes_in_flight: 9, stall_timeout_s: 0.5}
+replicas: 3
 """
 
 
@@ -52,6 +53,8 @@ def test_every_key_is_read(tmp_path: Path):
     assert (model.cpu.vllm, model.cpu.env) == ({"dtype": "float32"}, {"C": 2.5})
     assert model.hardware.gpu_memory_gib == 15.0
     assert (model.limits.passages, model.limits.timeout_s) == (3, 2.0)
+    assert (model.limits.bytes_in_flight, model.limits.stall_timeout_s) == (9, 0.5)
+    assert model.replicas == 3
     assert model.limits.body_bytes == Limits().body_bytes
 
 
@@ -60,6 +63,8 @@ def test_defaults(tmp_path: Path):
     assert model.names == ("short", "org/name")
     assert model == Model(model="org/name", names=("short", "org/name"))
     assert model.request == {"truncate_prompt_tokens": -1}
+    assert model.replicas == 1
+    assert (model.limits.bytes_in_flight, model.limits.stall_timeout_s) == (2**28, 60.0)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +77,12 @@ def test_defaults(tmp_path: Path):
         ("model: a/b\nlimits: {timeout_s: soon}\n", 2, "limits.timeout_s: must be a number"),
         ("model: a/b\nlimits: {timeout_s: .nan}\n", 2, "limits.timeout_s: must be at least 0.001"),
         ("model: a/b\nlimits: {timeout_s: .inf}\n", 2, "limits.timeout_s: must be at least 0.001"),
+        ("model: a/b\nlimits: {stall_timeout_s: 0}\n", 2, "limits.stall_timeout_s: must be at lea"),
+        ("model: a/b\nlimits: {bytes_in_flight: 0}\n", 2, "limits.bytes_in_flight: must be at lea"),
+        ("model: a/b\nreplicas: 0\n", 2, "replicas: must be at least 1"),
+        ("model: a/b\nreplicas: 1.5\n", 2, "replicas: must be a whole number"),
+        ("model: a/b\nreplicas: true\n", 2, "replicas: must be a whole number"),
+        ("model: a/b\nreplica: 2\n", 2, "unknown key 'replica' (nearest: 'replicas')"),
         ("model: a/b\nscore: probability\n", 2, "score: must be one of logit, cosine"),
         ("model: a/b\nscore: {of: x}\n", 2, "score.of: must be one of logit, cosine"),
         ("model: a/b\nscore: [logit]\n", 2, "expected a mapping"),

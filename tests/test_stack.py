@@ -1,12 +1,13 @@
-"""Stacks: what their YAML may hold, how each mistake is told, how models share a machine."""
+"""Stacks: what their YAML may hold, and how each mistake is told."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from serve.errors import ConfigError
 from serve.shelf import CONFIGS, is_stack
-from serve.spec import Model
+from serve.spec import Hardware, Model
 from serve.stack import Cascade, Stack
 from serve.stack_yaml import find, load
 
@@ -32,7 +33,7 @@ def write(configs: Path, text: str) -> Path:
 
 FULL = """\
 models:
-  a: {gpu_memory: 0.25, cores: 1}
+  a: {gpu_memory: 0.25, cores: 1, replicas: 2}
   judge: {config: ./b.yaml, gpu_memory: 0.65}
   both:
     cascade: {first: a, then: judge, keep: 7}
@@ -48,6 +49,7 @@ def test_every_key_is_read(configs: Path):
     assert (stack.default, stack.llm, stack.unknown_model) == ("both", "judge", "default")
     assert stack.cascades == {"both": Cascade("a", "judge", 7)}
     assert (stack.shares["a"].gpu_memory, stack.shares["a"].cores) == (0.25, 1)
+    assert [model.replicas for model in stack.models] == [2, 1]
 
 
 def test_defaults(configs: Path):
@@ -91,6 +93,12 @@ def test_defaults(configs: Path):
             "keep: is more than b takes",
         ),
         ("models:\n  a: {gpu_memory: 0}\n", 2, "models.a.gpu_memory: must be at least 0.01"),
+        ("models:\n  a: {replicas: 0}\n", 2, "models.a.replicas: must be at least 1"),
+        (
+            "models:\n  a: {}\n  b: {}\n  c: {replicas: 2, cascade: {first: a, then: b}}\n",
+            4,
+            "models.c: a cascade has `first`, `then` and `keep`, and no engine",
+        ),
         ("models:\n  a: {cores: 0}\n", 2, "models.a.cores: must be at least 1"),
         ("models:\n  t: {config: two.yaml}\n", 2, "a stack cannot hold a stack"),
         ("models:\n  a: {}\n  c: {cascade: {first: a}}\n", 3, "models.c.cascade.then: is missing"),
@@ -132,96 +140,55 @@ def test_mistakes_name_the_file_the_line_and_the_remedy(
     assert words in str(error.value)
 
 
-def shares(configs: Path, a: str, b: str) -> Stack:
-    return load(write(configs, f"models: {{a: {{{a}}}, b: {{{b}}}}}\n"), configs)
-
-
-def test_memory_fractions_become_vllms_flag_on_a_gpu(configs: Path):
-    first, second = shares(configs, "gpu_memory: 0.3", "gpu_memory: 0.7").on("gpu", []).models
-    assert first.vllm == {"dtype": "float16", "gpu-memory-utilization": 0.3}
-    assert second.vllm["gpu-memory-utilization"] == 0.7
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "words"),
-    [
-        ("gpu_memory: 0.5", "gpu_memory: 0.6", r"0\.5 \(a\) \+ 0\.6 \(b\) = 1\.1, more than the"),
-        ("gpu_memory: 0.3", "", r"0\.3 \(a\) \+ 0\.92 \(b\) = 1\.22"),
-        ("", "", r"0\.92 \(a\) \+ 0\.92 \(b\) = 1\.84"),
-    ],
-)
-def test_memory_fractions_that_do_not_add_up(configs: Path, a: str, b: str, words: str):
-    with pytest.raises(ConfigError, match=words):
-        shares(configs, a, b).on("gpu", [])
-
-
-def test_a_models_own_memory_flag_counts(configs: Path):
-    (configs / "b.yaml").write_text(B.replace("vllm: {", "vllm: {gpu-memory-utilization: 0.4, "))
-    assert shares(configs, "gpu_memory: 0.6", "").on("gpu", []).models
-    with pytest.raises(ConfigError, match=r"0\.7 \(a\) \+ 0\.4 \(b\) = 1\.1"):
-        shares(configs, "gpu_memory: 0.7", "").on("gpu", [])
-
-
-def test_cores_are_dealt_out_on_a_cpu(configs: Path):
-    first, second = shares(configs, "cores: 2", "cores: 1").on("cpu", [0, 1, 5, 7]).models
-    assert first.env == {"X": 1, "VLLM_CPU_OMP_THREADS_BIND": "0,1"}
-    assert second.env == {"VLLM_CPU_OMP_THREADS_BIND": "5"}
-    assert "gpu-memory-utilization" not in first.vllm
-
-
-def test_cores_that_there_are_not(configs: Path):
-    words = r"cores: 2 \(a\) \+ 1 \(b\) = 3, more than this machine has \(2\)"
-    with pytest.raises(ConfigError, match=words):
-        shares(configs, "cores: 2", "cores: 1").on("cpu", [0, 1])
-
-
-def test_without_shares_each_engine_may_use_every_core(configs: Path):
-    first, second = shares(configs, "", "").on("cpu", [0, 1]).models
-    assert first.env == {"X": 1}
-    assert second.env == {}
-
-
 def test_one_model_is_a_stack_of_one():
     model = Model(model="org/a", names=("a",))
-    assert Stack.of(model).on("gpu", []) == Stack([model], default="a")
+    assert Stack.of(model).on("gpu", []) == Stack([model], default="a", engines=[[model]])
     assert find("minilm").default == "minilm"
     assert find("bge-reranker-v2-gemma").llm == "bge-reranker-v2-gemma"
 
 
 def test_the_shipped_stacks_can_be_used():
     for path in filter(is_stack, CONFIGS.glob("*.yaml")):
-        assert find(path.stem).on("gpu", []).models
-        assert find(str(path)).on("cpu", [0, 1]).models
+        assert find(path.stem).on("gpu", []).engines
+        assert find(str(path)).on("cpu", [0, 1]).engines
     stack = find("rerank-server")
     assert (stack.default, stack.llm) == ("bge-reranker-v2-m3", "bge-reranker-v2-gemma")
 
 
-@pytest.mark.parametrize("a", ["gpu_memory: 0.3", ""])
-def test_a_stack_of_one_has_its_share_too(configs: Path, a: str):
-    stack = load(write(configs, f"models: {{a: {{{a}}}}}\n"), configs)
-    flags = stack.on("gpu", []).models[0].vllm
-    assert flags.get("gpu-memory-utilization") == (0.3 if a else None)
+def test_replicas_of_the_stack_go_over_the_models_own(configs: Path):
+    (configs / "a.yaml").write_text(A + "replicas: 3\n")
+    text = "models: {a: {}, few: {config: b.yaml, replicas: 2}}\n"
+    stack = load(write(configs, text), configs).on("cpu", range(6))
+    assert [model.replicas for model in stack.models] == [3, 2]
+    assert [[engine.name for engine in replicas] for replicas in stack.engines] == [
+        ["a", "a", "a"],
+        ["few", "few"],
+    ]
+    overridden = load(write(configs, "models: {a: {replicas: 1}}\n"), configs)
+    assert [model.replicas for model in overridden.models] == [1]
 
 
-def test_models_on_gpus_of_their_own_do_not_share(configs: Path):
-    (configs / "b.yaml").write_text(B + "env: {CUDA_VISIBLE_DEVICES: 1}\n")
-    assert shares(configs, "", "").on("gpu", []).models
-    assert shares(configs, "gpu_memory: 0.9", "gpu_memory: 0.9").on("gpu", []).models
+def test_a_stack_is_laid_out_as_often_as_one_likes(configs: Path):
+    stack = load(write(configs, FULL), configs)
+    for device in ("cpu", "gpu"):
+        once = stack.on(device, range(4))
+        assert once.on(device, range(4)) == once
+        assert once.models == [model.on(device) for model in stack.models]
 
 
-def test_one_gpu_however_it_is_written_is_one(configs: Path):
-    (configs / "a.yaml").write_text(A + "env: {CUDA_VISIBLE_DEVICES: '0'}\n")
-    (configs / "b.yaml").write_text(B + "env: {CUDA_VISIBLE_DEVICES: '1, 0'}\n")
-    with pytest.raises(ConfigError, match=r"0\.92 \(a\) \+ 0\.92 \(b\)"):
-        shares(configs, "", "").on("gpu", [])
-
-
-@pytest.mark.parametrize("share", ["high", "-3", "0", "1.5", "null"])
-def test_a_memory_flag_that_is_no_fraction(configs: Path, share: str):
-    text = B.replace("vllm: {", f"vllm: {{gpu-memory-utilization: {share}, ")
-    (configs / "b.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=r"b: vllm\.gpu-memory-utilization: must be above 0"):
-        shares(configs, "gpu_memory: 0.1", "").on("gpu", [])
+def test_what_replicas_need():
+    hardware = Hardware(
+        memory_gib=2, gpu_memory_gib=3, disk_gib=5, download_gb=7, compute_capability=8, cuda=13
+    )
+    a = Model(model="org/a", names=("a",), hardware=hardware, replicas=3)
+    b = Model(model="org/b", names=("b",), hardware=replace(hardware, cuda=12.9))
+    stack = Stack((a, b), default="a")
+    assert stack.memory_gib == {"3 x a": 6, "b": 2}
+    assert stack.needs == Hardware(
+        memory_gib=8, gpu_memory_gib=12, disk_gib=10, download_gb=14, compute_capability=8, cuda=13
+    )
+    said = replace(stack, hardware=Hardware(gpu_memory_gib=4))
+    assert said.needs.gpu_memory_gib == 4
 
 
 def test_references_by_any_name(configs: Path):

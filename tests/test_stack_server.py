@@ -58,8 +58,8 @@ def test_each_model_is_an_engine_of_its_own(tmp_path: Path):
         assert [item["id"] for item in listed] == ["a", "org/a", "b", "org/b"]
         assert [item["id"] for item in listed if item["llm"]] == ["b", "org/b"]
         metrics = server.get("/metrics").text
-        assert 'rerank_pairs_total{model="a"} 2' in metrics
-        assert 'rerank_pairs_total{model="b"} 3' in metrics
+        assert 'rerank_pairs_total{dialect="simple",model="a"} 2' in metrics
+        assert 'rerank_pairs_total{dialect="simple",model="b"} 3' in metrics
         below = server.descendants()
     assert server.process.returncode == 0
     assert not alive(below)

@@ -11,7 +11,7 @@ import pytest
 from serve import argv
 from serve.engine import Engine
 from serve.errors import StartError
-from serve.pool import Replica
+from serve.replica import Replica
 from serve.spec import Model
 from serve.supervise import DEATHS_ALLOWED, DEATHS_WINDOW_S, Supervisor, backoff_s
 from serve.vllm_log import Progress, explain, progress

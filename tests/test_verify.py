@@ -480,7 +480,7 @@ def test_a_server_that_cannot_be_asked(fake_server: Server, tmp_path: Path):
     assert json.loads(gone.stdout.splitlines()[-1])["status"] == 3
     path = tmp_path / "fake.json"
     common = ("fake", "--url", fake_server.url, "--reference", str(path))
-    for query, status in (("!nan", 502), ("!500", 502), ("!503", 503)):
+    for query, status in (("!nan", 502), ("!500", 503), ("!503", 503)):
         write_reference(
             path, replace(REFERENCE, examples=[Example(query, ["a"], [0.5])]), force=True
         )

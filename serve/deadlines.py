@@ -1,0 +1,74 @@
+"""How long requests may take: what their clients say, and a clock for each."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from serve.engine import RETRY_AFTER_S
+from serve.errors import DeadlineExceeded, InvalidRequest, Unavailable
+from serve.headers import TIMEOUT
+
+# How long OpenAI's SDK will wait for an answer, in seconds: it says so with each request.
+_OPENAI = "x-stainless-read-timeout"
+
+
+def asked_s(headers: Mapping[str, str]) -> float:
+    """The seconds after which a client wants no answer any more; infinity where it does not say.
+
+    Raises InvalidRequest.
+    """
+    ours, theirs = headers.get(TIMEOUT), headers.get(_OPENAI)
+    if ours is not None:
+        seconds = _positive(ours)
+        if seconds is None:
+            raise InvalidRequest(
+                f"{TIMEOUT}: {ours!r} is no number of seconds above 0: send one such as 2.5, or no"
+                " such header.",
+                param=TIMEOUT,
+            )
+        return seconds
+    return (theirs is not None and _positive(theirs)) or math.inf
+
+
+def _positive(text: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if seconds > 0 and math.isfinite(seconds) else None
+
+
+class Deadlines:
+    """The clocks of the requests that are being answered, all of which a stop can end."""
+
+    def __init__(self) -> None:
+        self._timers: set[asyncio.Timeout] = set()
+        self._are_over = False
+
+    @asynccontextmanager
+    async def within(self, seconds: float) -> AsyncIterator[None]:
+        """Ends its block after so many seconds with DeadlineExceeded, or, when the server stops,
+        with Unavailable."""
+        try:
+            async with asyncio.timeout(0 if self._are_over else seconds) as timer:
+                self._timers.add(timer)
+                try:
+                    yield
+                finally:
+                    self._timers.discard(timer)
+        except TimeoutError as error:
+            if self._are_over:
+                raise Unavailable(
+                    "The server has stopped: try again.", retry_after=RETRY_AFTER_S
+                ) from error
+            raise DeadlineExceeded(
+                "It took longer than it may: send fewer or shorter passages, give it more time"
+                f" ({TIMEOUT}, or your SDK's time-out), or raise `limits: {{timeout_s: …}}`."
+            ) from error
+
+    def end(self) -> None:
+        """Ends all that runs, and whatever comes."""
+        self._are_over = True
+        for timer in self._timers:
+            timer.reschedule(0)

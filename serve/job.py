@@ -1,0 +1,68 @@
+"""One request's pairs on their way to engines: cut into turns, put together again."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from serve.rerank import RawScores, RerankRequest
+
+
+def size_of(request: RerankRequest) -> int:
+    """The bytes of memory that the texts of a request take."""
+    return sum(map(sys.getsizeof, request.passages)) + sum(map(sys.getsizeof, request.queries))
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Some neighbouring pairs of a request, as one request to an engine; `size` in bytes."""
+
+    request: RerankRequest
+    size: int
+
+    @property
+    def pairs(self) -> int:
+        return len(self.request.passages)
+
+
+class Job:
+    """A request that is being scored. Its turns are cut off from its front."""
+
+    def __init__(self, request: RerankRequest, size: int) -> None:
+        """`size` is that of the whole request, by `size_of`."""
+        self._request = request
+        self._size = size
+        self._taken = 0
+        priority = request.options.get("priority")
+        self.priority = priority if isinstance(priority, int) else 0
+
+    @property
+    def left(self) -> int:
+        """Pairs that no turn has yet."""
+        return len(self._request.passages) - self._taken
+
+    @property
+    def is_new(self) -> bool:
+        return self._taken == 0
+
+    def take(self, pairs: int, size: int) -> Turn:
+        """The next turn: so many pairs and bytes at most, and one pair at least."""
+        whole, start = self._request, self._taken
+        if start == 0 and self.left <= pairs and self._size <= size:
+            self._taken = len(whole.passages)
+            return Turn(whole, self._size)
+        end, bytes_ = start, 0
+        while end < min(len(whole.passages), start + pairs):
+            own = sys.getsizeof(whole.passages[end])
+            own += sys.getsizeof(whole.queries[end]) if len(whole.queries) > 1 else 0
+            if bytes_ + own > size and end > start:
+                break
+            bytes_, end = bytes_ + own, end + 1
+        self._taken = end
+        queries = whole.queries[start:end] if len(whole.queries) > 1 else whole.queries
+        return Turn(replace(whole, queries=queries, passages=whole.passages[start:end]), bytes_)
+
+
+def join(parts: Sequence[RawScores]) -> RawScores:
+    """The values of a job's turns as one."""
+    values = [value for part in parts for value in part.values]
+    return RawScores(values, sum(part.prompt_tokens for part in parts))

@@ -1,0 +1,67 @@
+"""How fast a model's engines work, as measured: how long a queue lasts, how much is one turn."""
+
+import math
+
+MEMORY_S = 5.0  # of work; what was measured before weighs 1/e of what is measured now
+# One turn is so much work. Short, so that whoever comes next waits little; long enough that what
+# each costs by itself does not count (benchmarks/LOG.md).
+TURN_S = 0.05
+LEAST_PAIRS, MOST_PAIRS = 16, 512  # of one turn
+# Long texts take longer: a turn has no more bytes than so much work, unless it is one pair.
+TURN_BYTES_S = 0.25
+LEAST_BYTES, MOST_BYTES = 16 * 1024, 1024 * 1024
+# An engine is slow with a turn that takes so many times the usual, and so many seconds at least.
+SLOW_TIMES, SLOW_S = 5.0, 1.0
+
+
+class Pace:
+    """Averages over the last seconds of work; 0 is "not known yet"."""
+
+    def __init__(self) -> None:
+        self._pairs = self._bytes = self._seconds = 0.0
+        self._turn_s = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Pairs per second, of all engines together."""
+        return self._pairs / self._seconds if self._seconds else 0.0
+
+    @property
+    def slow_after_s(self) -> float:
+        """Seconds after which a turn that is not answered is a slow one."""
+        return max(SLOW_S, SLOW_TIMES * self._turn_s)
+
+    def record(
+        self, pairs: int, size: int, seconds: float, turn_s: float, *, is_full: bool
+    ) -> None:
+        """`pairs` of `size` bytes were answered, `seconds` of work after those before them; the
+        turn that they were took `turn_s`.
+
+        Unless work is waiting (`is_full`), the engines could do more than they are asked, so that
+        a measurement may only raise the rate.
+        """
+        self._turn_s += (turn_s - self._turn_s) * (0.2 if self._turn_s else 1.0)
+        if seconds <= 0 or (not is_full and pairs < self.rate * seconds):
+            return
+        fades = math.exp(-seconds / MEMORY_S)
+        self._pairs = self._pairs * fades + pairs
+        self._bytes = self._bytes * fades + size
+        self._seconds = self._seconds * fades + seconds
+
+    def turn(self, engines: int) -> tuple[int, int]:
+        """The most pairs and bytes of one turn, where `engines` share the work."""
+        if not self._seconds:
+            return LEAST_PAIRS, LEAST_BYTES
+        share = self._seconds * max(1, engines)
+        return (
+            _between(LEAST_PAIRS, self._pairs / share * TURN_S, MOST_PAIRS),
+            _between(LEAST_BYTES, self._bytes / share * TURN_BYTES_S, MOST_BYTES),
+        )
+
+    def seconds(self, pairs: float) -> float:
+        """How long so many pairs take; 0 as long as nothing is known."""
+        return pairs / self.rate if self.rate else 0.0
+
+
+def _between(least: int, value: float, most: int) -> int:
+    return max(least, min(most, int(value)))

@@ -1,0 +1,82 @@
+"""One engine process, as the supervisor sees it and as requests load it."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from serve.engine import RETRY_AFTER_S, Engine
+from serve.errors import Unavailable
+from serve.health import Health
+from serve.vllm_log import Progress
+
+
+def _nobody_waits() -> None:
+    pass
+
+
+@dataclass(eq=False)
+class Replica:
+    """`since` is when its phase began, in seconds of the supervisor's clock; `pairs` are in flight.
+
+    `is_leaving`: it gets no more work, and comes back by itself soon (a restart that was asked
+    for). `changed` is called when it may take work again, or will not.
+    """
+
+    engine: Engine
+    index: int = 0
+    progress: Progress = field(default_factory=lambda: Progress("starting"))
+    since: float = 0.0
+    restarts: int = 0
+    pairs: int = 0
+    is_leaving: bool = False
+    health: Health = field(default_factory=Health)
+    changed: Callable[[], None] = _nobody_waits
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it answers, as far as is known."""
+        return self.progress.phase == "ready" and not self.health.is_sick
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be given work."""
+        return self.is_ready and not self.is_leaving
+
+    @property
+    def is_sick(self) -> bool:
+        return self.health.is_sick
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether work may wait for it."""
+        return self.is_ready or self.is_leaving
+
+
+def pick(
+    replicas: Sequence[Replica],
+    pairs: int = 0,
+    window: float = math.inf,
+    *,
+    but: Replica | None = None,
+) -> Replica | None:
+    """Who takes `pairs` more: the one with the fewest in flight, of those that may have work and
+    would then have `window` at most (an idle one takes any). A slow one only if all are."""
+    able = [replica for replica in replicas if replica.is_open and replica is not but]
+    swift = [replica for replica in able if not replica.health.is_slow] or able
+    free = [r for r in swift if not r.pairs or r.pairs + pairs <= window]
+    return min(free, key=lambda replica: replica.pairs, default=None)
+
+
+def unavailable(name: str, replicas: Sequence[Replica]) -> Unavailable:
+    """What a client is told when none of the replicas of the model `name` can answer."""
+    phases = [replica.progress.phase for replica in replicas]
+    if all(phase == "failed" for phase in phases):
+        return Unavailable(
+            f"The model {name!r} failed and will not come back by itself: the server's log says"
+            " why; restart the server when that is mended, or ask another of its models."
+        )
+    told = ("not answering" if r.is_sick else r.progress.phase for r in replicas)
+    return Unavailable(
+        f"The model {name!r} is not ready ({', '.join(told)}): try again; /health/ready says when.",
+        retry_after=RETRY_AFTER_S,
+    )

@@ -1,0 +1,57 @@
+"""How a measured rate becomes turns and waits."""
+
+import pytest
+
+from serve.pace import LEAST_BYTES, LEAST_PAIRS, MOST_BYTES, MOST_PAIRS, SLOW_S, SLOW_TIMES, Pace
+
+
+def measured(rate: float, *, size: int = 100, seconds: float = 60, is_full: bool = True) -> Pace:
+    """A pace after some time of work at `rate` pairs per second, in turns of 16."""
+    pace = Pace()
+    for _ in range(int(seconds * rate / 16)):
+        pace.record(16, 16 * size, 16 / rate, 32 / rate, is_full=is_full)
+    return pace
+
+
+def test_nothing_is_known_at_first():
+    pace = Pace()
+    assert pace.rate == 0 and pace.seconds(1000) == 0
+    assert pace.turn(1) == (LEAST_PAIRS, LEAST_BYTES)
+    assert pace.slow_after_s == SLOW_S
+
+
+def test_the_rate_is_what_was_measured():
+    pace = measured(400)
+    assert pace.rate == pytest.approx(400)
+    assert pace.seconds(1000) == pytest.approx(2.5)
+
+
+def test_turns_are_a_twentieth_of_a_second_of_work():
+    assert measured(2000, size=1000).turn(1)[0] == pytest.approx(100, abs=1)
+    assert measured(2000, size=1000).turn(2)[0] == pytest.approx(50, abs=1)
+    assert measured(20).turn(1) == (LEAST_PAIRS, LEAST_BYTES)
+    assert measured(10**5, size=10_000).turn(1) == (MOST_PAIRS, MOST_BYTES)
+
+
+def test_it_follows_what_changes():
+    pace = measured(400)
+    for _ in range(200):
+        pace.record(16, 1600, 16 / 40, 32 / 40, is_full=True)
+    assert pace.rate == pytest.approx(40, rel=0.05)
+
+
+def test_an_engine_that_is_not_asked_for_more_is_not_slow():
+    pace = measured(400)
+    for _ in range(1000):
+        pace.record(1, 100, 0.02, 0.02, is_full=False)
+    assert pace.rate == pytest.approx(400)
+    for _ in range(1000):  # but one that does more than was known is fast
+        pace.record(16, 100, 0.02, 0.02, is_full=False)
+    assert pace.rate == pytest.approx(800, rel=0.05)
+
+
+def test_a_slow_turn_is_told_from_the_usual_ones():
+    pace = Pace()
+    for _ in range(50):
+        pace.record(16, 1600, 1, 2, is_full=True)
+    assert pace.slow_after_s == pytest.approx(2 * SLOW_TIMES)
