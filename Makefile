@@ -32,8 +32,8 @@ help: ## this list
 install: ## make the environment: vLLM for this machine, and all that the server needs
 	@$(SETUP)
 
-serve: install ## serve MODEL (a config's name, a YAML, a Hugging Face id, a folder)
-	@$(BIN)/python -m serve up $(MODEL) --host $(HOST) --port $(PORT) $(KEYS) $(TLS) $(ON)
+serve: install ## serve MODEL (a config's name, a YAML, a Hugging Face id, a folder); ARGS="--log-format json" and the like
+	@$(BIN)/python -m serve up $(MODEL) --host $(HOST) --port $(PORT) $(KEYS) $(TLS) $(ON) $(ARGS)
 
 stop: install ## stop the server on PORT
 	@$(BIN)/python -m serve stop --port $(PORT)

@@ -6,7 +6,8 @@ RerankError
 │   ├── Unauthorized    401, 403: no key, or not one of the server's
 │   ├── NotFound        404, 405, 3xx: no such route or model
 │   ├── TooLarge        413: beyond a size that the server takes
-│   ├── Overloaded      429: beyond what it queues; tried again, after `retry_after` seconds
+│   ├── Overloaded      429: beyond what it queues, or the key's quota; tried again, after
+│   │                   `retry_after` seconds
 │   └── ServerFault     5xx; a proxy's own 502 is tried again: the server behind it may be starting
 │       └── Unavailable 503: it cannot answer now; tried again, after `retry_after` seconds
 ├── Unreachable         there is no connection, or it broke; tried again where that can help

@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ from clients.reference import (
 from clients.report import Report
 
 URL = "http://127.0.0.1:8000"
+# Of a server's key file: `[NAME] KEY [requests=…] [pairs=…]`, and no key that is for metrics only.
+_LINE = re.compile(r"(?:\S+\s+(?![a-z]+=[^=\s]))?(\S+)(?!.*\sonly=).*")
 EXAMPLES: Sequence[Question] = ((QUERY, FOUR_PASSAGES), (QUERY, EIGHT_PASSAGES))
 
 
@@ -181,6 +184,8 @@ def api_key(path: Path | None, environment: Mapping[str, str]) -> str | None:
         except (OSError, UnicodeDecodeError) as error:
             raise BadReference(f"{path} cannot be read: {error}; check --api-key-file") from error
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if path is not None:
+        keys = [line[1] for line in map(_LINE.fullmatch, keys) if line]
     plain = [key for key in keys if not key.startswith("sha256:")]
     if (path or keys) and not plain:
         raise BadReference(f"{where} has no key as clients send it: write one a line, no digest")

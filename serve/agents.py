@@ -91,8 +91,9 @@ class Tool:
             result = await self.score(request, exchange)
             words, content = agent.render_text(request, result), agent.render(request, result)
         except Exception as error:
-            words = _told(error, exchange.id)
-            return CallToolResult(content=[TextContent(text=words)], is_error=True)
+            failure = _told(error, exchange.id)
+            exchange.error = failure.code
+            return CallToolResult(content=[TextContent(text=failure.message)], is_error=True)
         return CallToolResult(content=[TextContent(text=words)], structured_content=content)
 
     async def list(
@@ -120,12 +121,12 @@ def _exchange(context: "ServerRequestContext[Any]") -> Exchange:
     return exchange
 
 
-def _told(error: Exception, id: str) -> str:
+def _told(error: Exception, id: str) -> RequestError:
     """What an agent is told of an error: the faults of this program stay in its log."""
     if isinstance(error, RequestError):
-        return error.message
+        return error
     log.error("request %s failed", id, exc_info=error)
-    return InternalError(f"The server failed; its log says why, under {id}.").message
+    return InternalError(f"The server failed; its log says why, under {id}.")
 
 
 class Agents:

@@ -33,10 +33,12 @@ CPU_ENV: Mapping[str, str] = {
 # Every engine, unless its YAML says otherwise: a request's `priority` is heeded (vLLM's own default
 # takes the field and does nothing with it); requests of one priority keep their order of arrival.
 ENGINE_FLAGS: Mapping[str, object] = {"scheduling-policy": "priority"}
-# Where an engine's spans go, and how: without a word vLLM would speak gRPC.
+# Where an engine's spans go, and how: without a word vLLM would speak gRPC, and when it ends wait
+# 10 s for a collector that is not there.
 TRACES_FLAG = "otlp-traces-endpoint"
 TRACES_ENV: Mapping[str, str] = {
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "1",
     "OTEL_SERVICE_NAME": "vllm",
 }
 

@@ -104,6 +104,7 @@ class Door:
 
     def _meet(self, connection: socket.socket) -> None:
         """Lets one in, or refuses it."""
+        # Who has just come in is counted twice, for a moment.
         number = len(self._arriving) + len(self._inside)
         if number >= self._most:
             if not self._is_known_full:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve import argv, weights
 from serve.engine import Engine
@@ -15,6 +16,9 @@ from serve.pool import Pool
 from serve.replica import Replica
 from serve.spec import DeviceKind, Model
 from serve.supervise import Supervisor
+
+if TYPE_CHECKING:
+    from serve.traces import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +59,11 @@ class Member:
         *,
         events: Events | None = None,
         turn: asyncio.Lock | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
         """`folder` is what vLLM is given as --model; `turn` is held during each start."""
         replicas = [
-            Replica(Engine(place.socket), index, since=time.monotonic())
+            Replica(Engine(place.socket, tracing), index, since=time.monotonic())
             for index, place in enumerate(places)
         ]
         self.pool = Pool(model, replicas, events)

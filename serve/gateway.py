@@ -144,7 +144,7 @@ class Gateway:
         return json_response(render(failure, exchange.id), failure.status, failure.headers)
 
     def _handler(self, exchange: Exchange) -> Handler:
-        """Who answers. Raises Unauthorized, Forbidden, NotFound or MethodNotAllowed, in that order."""
+        """Who answers. Raises RequestError: 401 and 403 come before 404, and 405 last."""
         request = exchange.request
         path, method = normal(request.scope["path"]), request.method
         methods = self.routes.get(path)

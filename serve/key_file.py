@@ -30,9 +30,11 @@ def read_keys(path: Path) -> list[Key]:
 
 
 def read_plain(path: Path) -> list[str]:
-    """The keys in a file as clients send them, without those that it has only the digest of."""
-    found = [match["key"] for _, line in _lines(path) if (match := _LINE.fullmatch(line))]
-    return [key for key in found if not key.startswith("sha256:")]
+    """The keys in a file that score, as clients send them: without those that it has only the
+    digest of. Raises ConfigError."""
+    found = [line for line in (_LINE.fullmatch(line) for _, line in _lines(path)) if line]
+    keys = [line["key"] for line in found if not re.search(r"\sonly=", line["options"])]
+    return [key for key in keys if not key.startswith("sha256:")]
 
 
 def variable_key(name: str, value: str) -> Key:

@@ -38,11 +38,14 @@ class Pace:
         turn that they were took `turn_s`.
 
         Unless work is waiting (`is_full`), the engines could do more than they are asked, so that
-        a measurement may only raise the rate.
+        a measurement may only raise a rate that is known.
         """
         self._turn_s += (turn_s - self._turn_s) * (0.2 if self._turn_s else 1.0)
-        if seconds <= 0 or (not is_full and pairs < self.rate * seconds):
-            return
+        is_higher = 0 < self.rate * seconds < pairs
+        if seconds > 0 and (is_full or is_higher):
+            self._record(pairs, size, seconds)
+
+    def _record(self, pairs: int, size: int, seconds: float) -> None:
         fades = math.exp(-seconds / MEMORY_S)
         self._pairs = self._pairs * fades + pairs
         self._bytes = self._bytes * fades + size

@@ -68,7 +68,7 @@ async def run(stack: Stack, options: Options) -> None:
         home = resources.enter_context(Home(options.run_dir, listener.getsockname()[1]))
         if device == "cpu":
             machine.check_memory(stack.memory_gib, machine.available_memory_gib())
-        members = _members(stack, folders, options, home, metrics, resources)
+        members = _members(stack, folders, options, home, metrics, tracing, resources)
         url = _url(listener, options.tls)
         for member in members:
             logs = ", ".join(map(str, member.log_files))
@@ -78,9 +78,10 @@ async def run(stack: Stack, options: Options) -> None:
         grace_s = max(model.limits.stop_timeout_s for model in stack.models)
 
         async def reload() -> None:
-            options.keys.replace(options.read_keys())
+            keys = list(options.read_keys())
             if options.tls and options.tls_files:
                 tls.reload(options.tls, *options.tls_files)
+            options.keys.replace(keys)
             await fleet.restart(members)
 
         async with aclosing(gateway), renewal.watching(options.tls, options.tls_files):
@@ -97,6 +98,7 @@ def _members(
     options: Options,
     home: Home,
     metrics: Metrics,
+    tracing: "Tracing | None",
     resources: ExitStack,
 ) -> list[fleet.Member]:
     """Every model of the stack; its engines are numbered over all of them."""
@@ -109,7 +111,9 @@ def _members(
             Place(engine, resources.enter_context(home.engine(number)), home.log(number))
             for engine, number in zip(engines, numbers, strict=False)
         ]
-        member = fleet.Member(model, places, folder, options.program, events=metrics, turn=turn)
+        member = fleet.Member(
+            model, places, folder, options.program, events=metrics, turn=turn, tracing=tracing
+        )
         resources.callback(member.pool.close)
         members.append(member)
         if device == "cpu" and model.llm:

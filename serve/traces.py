@@ -5,7 +5,7 @@ engine, which is told of it. To be imported only where an endpoint is configured
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -56,18 +56,13 @@ class Tracing:
             record_exception=False,  # whose words may hold a text
             set_status_on_exception=False,
         ) as span:
-            response = await answer(exchange)
-            told: dict[str, str | float | None] = {
-                "http.request.method": exchange.request.method,
-                "http.response.status_code": response.status_code,
-                "error.type": exchange.error,
-                "rerank.dialect": exchange.dialect.name if exchange.dialect else None,
-                "rerank.model": exchange.model,
-                "rerank.pairs": exchange.pairs,
-                "rerank.waited_ms": exchange.waited * 1000,
-            }
-            span.set_attributes({name: value for name, value in told.items() if value is not None})
-            if response.status_code >= 500:
+            status = None  # of a client that has left
+            try:
+                response = await answer(exchange)
+                status = response.status_code
+            finally:
+                span.set_attributes(_told(exchange, status))
+            if status >= 500:
                 span.set_status(Status(StatusCode.ERROR))
         return response
 
@@ -103,6 +98,20 @@ class Tracing:
         ending.start()
         ending.join(CLOSE_S)
         self._exporter.shutdown()
+
+
+def _told(exchange: Exchange, status: int | None) -> Mapping[str, str | float]:
+    """What a span says of a request, without what is not known of it."""
+    told: Mapping[str, str | float | None] = {
+        "http.request.method": exchange.request.method,
+        "http.response.status_code": status,
+        "error.type": exchange.error,
+        "rerank.dialect": exchange.dialect.name if exchange.dialect else None,
+        "rerank.model": exchange.model,
+        "rerank.pairs": exchange.pairs,
+        "rerank.waited_ms": exchange.waited * 1000,
+    }
+    return {name: value for name, value in told.items() if value is not None}
 
 
 class _Exporter(SpanExporter):

@@ -208,6 +208,7 @@ class Connection(asyncio.Protocol):
         if path == "/metrics":
             told = metrics()
             return None if told == "hang" else self.send(200, told.encode())
+        log(f"asked for {path}")
         kind = "/v1/embeddings" if os.environ.get("FAKE_BOOT") == "embedding" else "/classify"
         return self.send(400 if path == kind else 404, b'{"error": {"message": "no"}}')
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import signal
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from serve.errors import ConfigError, Forbidden, Unauthorized
 from serve.gateway import Gateway
 from serve.key_file import read_keys, read_plain, variable_key
 from serve.telling import MODELS_PATH, OPEN_PATHS
-from tests.harness import Server, descendants, write_config
+from tests.harness import Server, descendants, wait_until, write_config
 from tests.test_catalog import STACK, catalog
 
 HEX = hashlib.sha256(b"one").hexdigest()
@@ -236,7 +237,7 @@ def test_the_variables_key():
 def test_keys_as_clients_send_them(tmp_path: Path):
     file = tmp_path / "keys"
     file.write_text(f"# x\nsha256:{HEX}\na sha256:{HEX}\none\nb two pairs=1/day\nc only=metrics\n")
-    assert read_plain(file) == ["one", "two", "c"]
+    assert read_plain(file) == ["one", "two"]
 
 
 # -- keys that are read anew ---------------------------------------------------------------------
@@ -422,3 +423,33 @@ def test_keys_that_cannot_be_used_stop_the_start(tmp_path: Path):
         assert server.wait() == 2
     assert f"error: {file}:2: {file}:1 has a key named 'a' too" in server.text()
     assert SECRET not in server.text()
+
+
+def test_keys_are_read_anew_when_the_server_is_told_to(tmp_path: Path):
+    """A file with a mistake leaves what there was; what a quota has counted goes on."""
+    file = tmp_path / "keys.txt"
+    file.write_text("alice first requests=1/day\n")
+
+    def status(secret: str, path: str = "/v1/models") -> int:
+        if path == "/rerank":
+            body = {"query": "q", "passages": ["a"]}
+            return server.post(path, body, {"x-api-key": secret}).status_code
+        return server.get(path, {"x-api-key": secret}).status_code
+
+    def reload(text: str, words: str) -> None:
+        file.write_text(text)
+        before = server.text().count(words)
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: server.text().count(words) > before, 60, server.text)
+
+    config = write_config(tmp_path)
+    with Server(config, tmp_path, "--api-key-file", str(file)) as server:
+        server.until_ready()
+        assert status("first", "/rerank") == 200
+        reload("bob second\nbob third\n", f"{file}:2: {file}:1 has a key named 'bob' too")
+        reload("# none\n", "the API key file has no key")
+        assert status("first") == 200 and status("second") == 401
+        reload("alice new requests=1/day\nbob second\n", " reloaded\n")
+        assert [status(secret) for secret in ("first", "new", "second")] == [401, 200, 200]
+        assert status("new", "/rerank") == 429 and status("second", "/rerank") == 200
+    assert "Traceback" not in server.text()

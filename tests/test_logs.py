@@ -22,14 +22,15 @@ from serve.dialects import simple
 from serve.errors import ConfigError
 from serve.exchange import Exchange
 from serve.logs import AccessLog
-from tests.harness import Server, write_config
+from tests.harness import Server, wait_until, write_config
 
 SECRET = "a query that nobody may read"
 BODY = {"query": SECRET, "passages": ["the first passage", "the second passage"]}
 
 
 def json_lines(server: Server) -> list[Mapping[str, Any]]:
-    return [json.loads(line) for line in server.text().splitlines()]
+    whole, _, _ = server.text().rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def answered(server: Server) -> list[Mapping[str, Any]]:
@@ -49,7 +50,13 @@ AS = {"authorization": "Bearer secret"}
 
 
 def one(server: Server, id: str) -> Mapping[str, Any]:
-    [line] = [line for line in answered(server) if line["request_id"] == id]
+    """The line of a request. It is written when the answer is on its way already."""
+
+    def found() -> list[Mapping[str, Any]]:
+        return [line for line in answered(server) if line["request_id"] == id]
+
+    wait_until(found, 20, server.text)
+    [line] = found()
     return line
 
 
@@ -141,8 +148,13 @@ def test_what_a_stranger_sends_forges_no_line(server: Server):
             connection.sendall(request)
             while connection.recv(1000):
                 pass
-    asked = [line for line in answered(server) if line["method"] == "GET" and "route" in line]
-    asked = [line for line in asked if line["route"] == "/rerank"]
+
+    def found() -> list[Mapping[str, Any]]:
+        lines = [line for line in answered(server) if line.get("route") == "/rerank"]
+        return [line for line in lines if line["method"] == "GET"]
+
+    wait_until(lambda: len(found()) == 4, 20, server.text)
+    asked = found()
     assert [line["status"] for line in asked] == [401] * 4
     assert asked[0]["client"].startswith("1.2.3.4")
     assert '"status"' not in asked[2]["request_id"]

@@ -147,8 +147,8 @@ def test_a_quota_and_a_wrong_key_are_counted(server: Server):
 def test_a_model_that_is_not_ready_shows(tmp_path: Path):
     config = write_config(tmp_path, "limits: {timeout_s: 60}\nenv: {FAKE_PAIR_S: 30}\n")
     with Server(config, tmp_path) as server:
-        # Its warm-up takes a minute, so it is asked before it is ready: refused, and told so.
-        wait_until(lambda: server.get("/health/live").ok, 20)
+        # Its warm-up takes a minute. Until then it is not asked, though it would answer.
+        wait_until(lambda: "warming up" in server.get("/health/ready").text, 20, server.text)
         answer = server.post("/rerank", SIMPLE)
         found = scrape(server)
         assert answer.status_code == 503

@@ -50,6 +50,10 @@ def test_an_engine_that_is_not_asked_for_more_is_not_slow():
     assert pace.rate == pytest.approx(800, rel=0.05)
 
 
+def test_an_engine_that_was_never_asked_for_all_it_can_is_not_known():
+    assert measured(400, is_full=False).rate == 0
+
+
 def test_a_slow_turn_is_told_from_the_usual_ones():
     pace = Pace()
     for _ in range(50):

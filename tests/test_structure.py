@@ -17,6 +17,7 @@ PURE = [
         "stack",
         "stack_yaml",
         "sharing",
+        "exposition",
         "line",
         "job",
         "pace",

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 
 from serve import tls
 from serve.errors import ConfigError
-from serve.protocol import Protocol
+from serve.protocol import HEAD_S, Protocol
 from tests.certificates import RSA, Certificate, openssl, self_signed
 from tests.harness import ROOT, Server, write_config
 from tests.test_protocol import echo
@@ -51,7 +51,7 @@ def address(server: Server) -> tuple[str, int]:
 @pytest.fixture(scope="module", autouse=True)
 def silent(server: Server) -> Iterator[socket.socket]:
     """Who connected before all the others and says nothing."""
-    with socket.create_connection(address(server), timeout=200) as connection:
+    with socket.create_connection(address(server), timeout=HEAD_S + 25) as connection:
         yield connection
 
 
@@ -313,7 +313,7 @@ def test_make_passes_the_files_on():
     assert " --fingerprint c" in verify and "--tls" not in verify
 
 
-# Last, since it waits for what is left of a minute.
+# Last, since it waits for what is left of its time (less than uvloop's own minute).
 def test_who_never_ends_the_handshake_is_dropped(server: Server, silent: socket.socket):
     assert server.get("/health").ok
     with suppress(ConnectionResetError):

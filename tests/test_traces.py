@@ -127,7 +127,7 @@ def test_a_request_and_its_turn_below_the_clients_own(collector: Collector, tmp_
         "rerank.pairs": 2,
     }
     assert attributes(turn)["rerank.pairs"] == 2
-    assert str(attributes(turn)["server.address"]).endswith("/engine-0/http.sock")
+    assert "/engine-0" in str(attributes(turn)["server.address"])
 
 
 def test_without_a_client_it_is_a_trace_of_its_own(collector: Collector, tmp_path: Path):
@@ -203,7 +203,7 @@ def test_a_collector_that_is_down_costs_nothing_and_delays_no_stop(tmp_path: Pat
         with start(tmp_path, f"http://127.0.0.1:{closed.getsockname()[1]}") as server:
             server.until_ready()
             stop_s = stopped(server)
-    assert server.process.returncode == 0 and stop_s < 10, server.text()
+    assert server.process.returncode == 0 and stop_s < 6, server.text()
     assert "Traceback" not in server.text()
 
 
@@ -212,7 +212,7 @@ def test_a_collector_that_never_answers_delays_no_stop(tmp_path: Path):
     with silent, start(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}") as server:
         server.until_ready()
         stop_s = stopped(server)
-    assert server.process.returncode == 0 and stop_s < 10, server.text()
+    assert server.process.returncode == 0 and stop_s < 6, server.text()
 
 
 def stopped(server: Server) -> float:
@@ -247,7 +247,13 @@ def test_the_environment_says_it_too(collector: Collector, tmp_path: Path):
     with Server(write_config(tmp_path), tmp_path, env=env) as server:
         server.until_ready().rerank("q", ["a"])
         collector.until(2)
+        assert "google/_upb" in maps(server)
     assert collector.services == {"mine"}
+
+
+def maps(server: Server) -> str:
+    """The files that the server's process has in its memory."""
+    return Path(f"/proc/{server.process.pid}/maps").read_text()
 
 
 def test_without_an_endpoint_nothing_of_it_is_there(tmp_path: Path):
@@ -255,9 +261,8 @@ def test_without_an_endpoint_nothing_of_it_is_there(tmp_path: Path):
     env_yaml = f'env: {{FAKE_TRACE_FILE: "{tmp_path / "traces"}"}}\n'
     with Server(write_config(tmp_path, env_yaml), tmp_path) as server:
         assert server.until_ready().post("/rerank", BODY, {"traceparent": SAMPLED}).ok
-        maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+        assert "google/_upb" not in maps(server)  # protobuf's, which the exporter needs
     assert traceparents(tmp_path) == ["-", "-"]
-    assert "google/_upb" not in maps  # protobuf's, which the exporter needs
 
 
 # -- vLLM ------------------------------------------------------------------------------------------

@@ -291,6 +291,15 @@ def test_the_key_is_read_from_the_environment_or_a_file(tmp_path: Path):
     assert api_key(None, {"RERANK_API_KEY": "k\n"}) == "k"
     path.write_text(f"# ours\nsha256:{'0' * 64}\n\nfirst\nsecond\n")
     assert api_key(path, {"RERANK_API_KEY": "k"}) == "first"
+    for line, key in (
+        ("alice first", "first"),
+        ("alice first== pairs=5/day  requests=1/second", "first=="),
+        ("first requests=1/second", "first"),
+        ("alice sha256:0\nbob metrics only=metrics\nfirst", "first"),
+    ):
+        path.write_text(line)
+        assert api_key(path, {}) == key
+    assert api_key(None, {"RERANK_API_KEY": "first second"}) == "first second"
     for text, message in (
         ("# none\n", "has no key"),
         ("sha256:0\n", "has no key"),
