@@ -71,4 +71,5 @@ class Deadlines:
         """Ends all that runs, and whatever comes."""
         self._are_over = True
         for timer in self._timers:
-            timer.reschedule(0)
+            if not timer.expired():
+                timer.reschedule(0)

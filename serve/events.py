@@ -1,6 +1,6 @@
 """What happens to requests inside the server, told to whoever counts it."""
 
-SHED = ("pairs", "bytes", "deadline")
+SHED = ("pairs", "bytes", "wait", "deadline")
 MOVED = ("failed", "slow")
 DEATHS = ("exited", "stalled", "start")
 

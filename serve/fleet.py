@@ -113,9 +113,16 @@ class Member:
         await _gather([engines, self.pool.dispatch.watch()])
 
     async def restart(self) -> None:
-        """Restarts the engines, one by one, without the loss of a request."""
-        for supervisor in self._supervisors:
-            await supervisor.restart(self.pool.timeout_s)
+        """Restarts the engines, one by one, without the loss of a request.
+
+        Those that are starting come first, since then others can take their work. Where one does
+        not come back, the rest stay as they are.
+        """
+        both = zip(self._supervisors, self.pool.replicas, strict=True)
+        for supervisor, replica in sorted(both, key=lambda pair: pair[1].is_ready):
+            if not await supervisor.restart(self.pool.timeout_s):
+                log.error("%s/%d did not come back: the rest stay", self.pool.name, replica.index)
+                return
 
     async def _learn(self, engine: Engine) -> None:
         """Tells the pool how its model reads, now that an engine has its files."""

@@ -1,6 +1,7 @@
 """How fast a model's engines work, as measured: how long a queue lasts, how much is one turn."""
 
 import math
+from dataclasses import dataclass
 
 MEMORY_S = 5.0  # of work; what was measured before weighs 1/e of what is measured now
 # One turn is so much work. Short, so that whoever comes next waits little; long enough that what
@@ -14,12 +15,23 @@ LEAST_BYTES, MOST_BYTES = 16 * 1024, 1024 * 1024
 SLOW_TIMES, SLOW_S = 5.0, 1.0
 
 
+@dataclass
+class _Stretch:
+    """Some work, one answer after the other."""
+
+    pairs: int = 0
+    size: int = 0
+    seconds: float = 0.0
+    is_full: bool = True
+
+
 class Pace:
     """Averages over the last seconds of work; 0 is "not known yet"."""
 
     def __init__(self) -> None:
         self._pairs = self._bytes = self._seconds = 0.0
         self._turn_s = 0.0
+        self._stretch = _Stretch()
 
     @property
     def rate(self) -> float:
@@ -37,19 +49,25 @@ class Pace:
         """`pairs` of `size` bytes were answered, `seconds` of work after those before them; the
         turn that they were took `turn_s`.
 
-        Unless work is waiting (`is_full`), the engines could do more than they are asked, so that
-        a measurement may only raise a rate that is known.
+        Several turns are often answered at once, so that only stretches that are as long as a turn
+        tell something. Unless work is waiting (`is_full`) all along, the engines could do more than
+        they are asked, and a stretch may only raise a rate that is known.
         """
         self._turn_s += (turn_s - self._turn_s) * (0.2 if self._turn_s else 1.0)
-        is_higher = 0 < self.rate * seconds < pairs
-        if seconds > 0 and (is_full or is_higher):
-            self._record(pairs, size, seconds)
+        new = self._stretch
+        new.pairs, new.size, new.seconds = new.pairs + pairs, new.size + size, new.seconds + seconds
+        new.is_full = new.is_full and is_full
+        if new.seconds < self._turn_s or new.seconds <= 0:
+            return
+        if new.is_full or 0 < self.rate * new.seconds < new.pairs:
+            self._add(new)
+        self._stretch = _Stretch()
 
-    def _record(self, pairs: int, size: int, seconds: float) -> None:
-        fades = math.exp(-seconds / MEMORY_S)
-        self._pairs = self._pairs * fades + pairs
-        self._bytes = self._bytes * fades + size
-        self._seconds = self._seconds * fades + seconds
+    def _add(self, new: "_Stretch") -> None:
+        fades = math.exp(-new.seconds / MEMORY_S)
+        self._pairs = self._pairs * fades + new.pairs
+        self._bytes = self._bytes * fades + new.size
+        self._seconds = self._seconds * fades + new.seconds
 
     def turn(self, engines: int) -> tuple[int, int]:
         """The most pairs and bytes of one turn, where `engines` share the work."""

@@ -73,8 +73,11 @@ class Process:
             try:
                 async with asyncio.timeout(grace_s):
                     await asyncio.shield(self._exit)
-            except TimeoutError:
+            except (TimeoutError, asyncio.CancelledError) as error:
                 self._signal(signal.SIGKILL)
+                if isinstance(error, asyncio.CancelledError):  # nobody would come back to do it
+                    await asyncio.shield(self._exit)
+                    raise
         await self._exit
 
     def _signal(self, number: signal.Signals) -> None:

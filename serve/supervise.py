@@ -95,21 +95,24 @@ class Supervisor:
         self._replica.is_leaving = False
         self._phases.enter(Progress("failed"))
 
-    async def restart(self, grace_s: float) -> None:
+    async def restart(self, grace_s: float) -> bool:
         """Lets the engine finish what it has, `grace_s` seconds at most, and starts it again.
 
-        Returns when that is done: it is ready, or has failed. Does nothing to one that is starting.
+        Returns, when that is done, whether it is ready. One that is starting is waited for.
         """
         replica = self._replica
-        if replica.progress.phase != "ready":
-            return
-        replica.is_leaving = True
-        deadline = self._clock() + grace_s
-        while replica.pairs and self._clock() < deadline:
-            await asyncio.sleep(POLL_S)
-        self._asked.set()
-        while replica.is_leaving:  # until it is back, or is not expected any more
-            await asyncio.sleep(POLL_S)
+        if replica.progress.phase == "ready":
+            replica.is_leaving = True
+            deadline = self._clock() + grace_s
+            while replica.pairs and self._clock() < deadline:
+                await asyncio.sleep(POLL_S)
+            self._asked.set()
+            while replica.is_leaving:  # until it is back, or could not be started
+                await asyncio.sleep(POLL_S)
+        else:
+            while replica.progress.phase not in ("ready", "failed"):
+                await asyncio.sleep(POLL_S)
+        return replica.progress.phase == "ready"
 
     async def _run(self) -> None:
         deaths: list[float] = []

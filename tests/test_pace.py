@@ -54,6 +54,18 @@ def test_an_engine_that_was_never_asked_for_all_it_can_is_not_known():
     assert measured(400, is_full=False).rate == 0
 
 
+def test_turns_that_are_answered_at_once_are_one():
+    pace = Pace()
+    for _ in range(500):  # two engines, each 16 pairs in 40 ms, in step
+        pace.record(16, 1600, 0.04, 0.04, is_full=True)
+        pace.record(16, 1600, 0.0, 0.04, is_full=True)
+    assert pace.rate == pytest.approx(800, rel=0.01)
+    for _ in range(500):
+        pace.record(16, 1600, 0.04, 0.04, is_full=False)
+        pace.record(16, 1600, 0.0, 0.04, is_full=False)
+    assert pace.rate == pytest.approx(800, rel=0.01)
+
+
 def test_a_slow_turn_is_told_from_the_usual_ones():
     pace = Pace()
     for _ in range(50):
