@@ -100,7 +100,8 @@ class Admission:
         """Whether what must be done before it, and itself, would take too long.
 
         Turns are given fairly, so before `pairs` of one request are done, so many of each other
-        one are: no more than those have, and no more than there are.
+        one are: no more than those have, and no more than there are. And every second turn behind
+        its first goes to whoever comes after it, so that those count twice.
         """
         before = min(self.pairs, pairs * self.requests)
         wait_s, most_s = self._pace.seconds(before), self._limits.wait_s
@@ -111,7 +112,8 @@ class Admission:
                 " or raise `limits: {wait_s: …}`.",
                 wait_s - most_s,
             )
-        takes_s = self._pace.seconds(before + pairs)
+        turn, _ = self._pace.turn(1)
+        takes_s = self._pace.seconds(before + pairs + max(0, pairs - turn))
         if takes_s > SURE * left_s:
             raise self._shed(
                 "deadline",
