@@ -53,13 +53,15 @@ class Admission:
 
     @contextmanager
     def admit(self, pairs: int, size: int, left_s: float = math.inf) -> Iterator[Ticket]:
-        """Counts a request for as long as the block runs, if it can be done in `left_s` seconds.
+        """Counts a request for as long as the block runs, if it can be done in `left_s` seconds
+        (infinity: it waits as long as it must).
 
         Raises Overloaded. One that is alone is let in, whatever it is.
         """
         if self.requests:
             self._check_room(pairs, size)
-            self._check_time(pairs, left_s)
+            if left_s < math.inf:
+                self._check_time(pairs, left_s)
         ticket = Ticket(self)
         ticket.add(pairs, size)
         self.requests += 1

@@ -1,7 +1,5 @@
 """What is let in, and when those who are not should come again."""
 
-import math
-
 import pytest
 
 from serve.admission import MOST_RETRY_AFTER_S, Admission
@@ -27,9 +25,7 @@ def admission(rate: float = 0, **limits: float) -> tuple[Admission, Shed]:
     return Admission("m", Limits(**limits), pace, shed), shed  # type: ignore[arg-type]
 
 
-def refused(
-    admission: Admission, pairs: int, size: int = 1, left_s: float = math.inf
-) -> Overloaded:
+def refused(admission: Admission, pairs: int, size: int = 1, left_s: float = 300) -> Overloaded:
     with pytest.raises(Overloaded) as error, admission.admit(pairs, size, left_s):
         pass
     return error.value
@@ -83,7 +79,9 @@ def test_nothing_waits_longer_than_it_may():
     with gate.admit(40, 1), gate.admit(60, 1):
         error = refused(gate, 100)  # behind 100 pairs: 10 s
         assert error.retry_after == 5 and "limits: {wait_s" in error.message
-        with gate.admit(4, 1):  # before it, four of each are done
+        with gate.admit(4, 1, 300):  # before it, four of each are done
+            pass
+        with gate.admit(100, 1):  # a cascade's second stage
             pass
     assert shed.reasons == ["wait"]
 
