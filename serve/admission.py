@@ -5,6 +5,7 @@ of being queued until its client has gone: under overload the work that is done 
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,8 +23,9 @@ MOST_RETRY_AFTER_S = 60  # Cohere's SDK heeds no more
 class Ticket:
     """What one request has in flight: `pairs` that are not scored yet, and `size` in bytes."""
 
-    def __init__(self, admission: "Admission") -> None:
+    def __init__(self, admission: "Admission", priority: int = 0) -> None:
         self._admission = admission
+        self._priority = priority
         self.pairs = 0
         self.size = 0
 
@@ -31,8 +33,7 @@ class Ticket:
         """Counts more, or less."""
         self.pairs += pairs
         self.size += size
-        self._admission.pairs += pairs
-        self._admission.size += size
+        self._admission.count(pairs, size, self._priority)
 
     def scored(self, pairs: int) -> None:
         """So many are done."""
@@ -50,9 +51,20 @@ class Admission:
         self._limits = limits
         self._pace = pace
         self._events = events
+        self._by_priority = Counter[int]()  # pairs
+
+    def count(self, pairs: int, size: int, priority: int) -> None:
+        """Counts more, or less."""
+        self.pairs += pairs
+        self.size += size
+        self._by_priority[priority] += pairs
+        if not self._by_priority[priority]:
+            del self._by_priority[priority]
 
     @contextmanager
-    def admit(self, pairs: int, size: int, left_s: float = math.inf) -> Iterator[Ticket]:
+    def admit(
+        self, pairs: int, size: int, left_s: float = math.inf, priority: int = 0
+    ) -> Iterator[Ticket]:
         """Counts a request for as long as the block runs, if it can be done in `left_s` seconds
         (infinity: it waits as long as it must).
 
@@ -61,8 +73,8 @@ class Admission:
         if self.requests:
             self._check_room(pairs, size)
             if left_s < math.inf:
-                self._check_time(pairs, left_s)
-        ticket = Ticket(self)
+                self._check_time(pairs, left_s, priority)
+        ticket = Ticket(self, priority)
         ticket.add(pairs, size)
         self.requests += 1
         try:
@@ -98,15 +110,23 @@ class Admission:
                 late,
             )
 
-    def _check_time(self, pairs: int, left_s: float) -> None:
-        """Whether what must be done before it, and itself, would take too long.
+    def takes_s(self, pairs: int, priority: int = 0) -> tuple[float, float]:
+        """How long so many pairs that come now would wait for others, and take in all, in seconds.
 
         Turns are given fairly, so before `pairs` of one request are done, so many of each other
         one are: no more than those have, and no more than there are. And every second turn behind
         its first goes to whoever comes after it, so that those count twice.
         """
-        before = min(self.pairs, pairs * self.requests)
-        wait_s, most_s = self._pace.seconds(before), self._limits.wait_s
+        ahead = sum(n for p, n in self._by_priority.items() if p <= priority)
+        before = min(ahead, pairs * self.requests)
+        turn, _ = self._pace.turn(1)
+        own = pairs + max(0, pairs - turn)
+        return self._pace.seconds(before), self._pace.seconds(before + own)
+
+    def _check_time(self, pairs: int, left_s: float, priority: int) -> None:
+        """Raises Overloaded for what would wait or take too long."""
+        wait_s, takes_s = self.takes_s(pairs, priority)
+        most_s = self._limits.wait_s
         if wait_s > most_s:
             raise self._shed(
                 "wait",
@@ -114,8 +134,6 @@ class Admission:
                 " or raise `limits: {wait_s: …}`.",
                 wait_s - most_s,
             )
-        turn, _ = self._pace.turn(1)
-        takes_s = self._pace.seconds(before + pairs + max(0, pairs - turn))
         if takes_s > SURE * left_s:
             raise self._shed(
                 "deadline",

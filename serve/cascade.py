@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TypedDict
 
 from serve.errors import InvalidRequest
-from serve.pool import Pool
+from serve.pool import Admitted, Pool
 from serve.rerank import RerankRequest, RerankResult, join_stages, rank
 from serve.texts import TEXT_OPTIONS
 
@@ -37,8 +37,12 @@ class CascadePool:
         id: str,
         created: int,
         left_s: float = math.inf,
+        admitted: Admitted | None = None,
     ) -> RerankResult:
-        """The joined result. Raises RequestError, InvalidRequest for what is not a ranking."""
+        """The joined result. Raises RequestError, InvalidRequest for what is not a ranking.
+
+        Both models let it in before the first one works, so that no work of that is in vain.
+        """
         if not request.is_ranked:
             raise InvalidRequest(
                 f"{self.name!r} is a cascade: its two models' scores cannot be compared, so it"
@@ -53,10 +57,15 @@ class CascadePool:
         names = Names(model=model, id=id, created=created)
         if not request.may_cut:  # nor by the second, which must be told with these indices too
             await self.then.check_whole(checked)
-        first = await self.first.rerank(to_first, **names, left_s=left_s)
-        kept = rank(first.raw, self.keep)
-        best = replace(to_then, passages=[request.passages[index] for index in kept])
-        then = await self.then.rerank(best, **names)  # half the work is done: whatever waits there
+        some = replace(checked, passages=checked.passages[: self.keep])
+        _, then_s = self.then.admission.takes_s(len(some.passages))
+        with self.then.admit(some, left_s) as ticket:
+            first = await self.first.rerank(
+                to_first, **names, left_s=max(0.0, left_s - then_s), admitted=admitted
+            )
+            kept = rank(first.raw, self.keep)
+            best = replace(to_then, passages=[request.passages[index] for index in kept])
+            then = await self.then.rerank(best, **names, ticket=ticket)
         return join_stages(first, then, kept, request.top_n)
 
     @property

@@ -13,10 +13,10 @@ from serve.admission import Ticket
 from serve.engine import RETRY_AFTER_S, encode
 from serve.errors import EngineFault, RequestError, Unavailable
 from serve.events import Events
-from serve.job import Job, Turn, join
+from serve.job import Job, join
 from serve.line import Line
 from serve.pace import Pace
-from serve.replica import Replica, pick, unavailable
+from serve.replica import Replica, Slot, pick, unavailable
 from serve.rerank import RawScores, RerankRequest
 
 TURNS_AT_ONCE = 2  # at an engine: one that it works on, and one to go on with
@@ -25,20 +25,6 @@ LOOK_S = 0.25
 
 class _TooSlow(Unavailable):
     """Another engine is asked in place of the one that has not answered."""
-
-
-class Slot:
-    """A turn and the replica that it is given to. `timer` ends its wait for an answer."""
-
-    __slots__ = ("is_held", "replica", "started", "timer", "turn", "was_moved")
-
-    def __init__(self, turn: Turn, replica: Replica) -> None:
-        self.turn = turn
-        self.replica = replica
-        self.timer: asyncio.Timeout | None = None
-        self.started = 0.0
-        self.is_held = False
-        self.was_moved = False
 
 
 Waiter = asyncio.Future[Slot]
@@ -75,8 +61,10 @@ class Dispatch:
         """
         job = Job(request, ticket.size)
         asked = self._clock()
-        slot = await self._slot(job)
-        self._events.waited(self._name, self._clock() - asked)
+        try:
+            slot = await self._slot(job)
+        finally:
+            self._events.waited(self._name, self._clock() - asked)
         if not job.left:
             return await self._serve(slot)  # mostly: no task is needed
         tasks: list[asyncio.Task[RawScores]] = []
@@ -196,6 +184,7 @@ class Dispatch:
         slot.replica.pairs -= slot.turn.pairs
         slot.replica = other
         other.pairs += slot.turn.pairs
+        self._pump()  # the one that it was taken from may be free
 
     async def _ask(self, slot: Slot) -> RawScores:
         """What the slot's replica answers. Raises RequestError."""
@@ -242,7 +231,8 @@ class Dispatch:
         """Notes which engines are slow, and takes from them what another can do, once."""
         now, loop = self._clock(), asyncio.get_running_loop()
         for slot in tuple(self._slots):
-            if slot.timer is None or now - slot.started < self.pace.slow_after_s:
+            usual_s = self.pace.slow_after_s(slot.turn.pairs)
+            if slot.timer is None or now - slot.started < usual_s:
                 continue
             slot.replica.health.lags(now)
             other = pick(self._replicas, but=slot.replica)

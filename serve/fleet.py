@@ -12,10 +12,12 @@ from serve import argv, weights
 from serve.engine import Engine
 from serve.errors import ConfigError, ServeError
 from serve.events import Events
+from serve.job import size_of
 from serve.pool import Pool
 from serve.replica import Replica
 from serve.spec import DeviceKind, Model
 from serve.supervise import Supervisor
+from serve.warmup import WARM_UP
 
 if TYPE_CHECKING:
     from serve.traces import Tracing
@@ -97,7 +99,7 @@ class Member:
             log_file=place.log_file,
             environment=program.environment,
             events=events,
-            learn=lambda: self._learn(replica.engine),
+            learn=lambda proof_s: self._learn(replica.engine, proof_s),
             turn=turn,
         )
 
@@ -112,20 +114,27 @@ class Member:
         engines = _all([supervisor.run() for supervisor in self._supervisors], "replicas")
         await _gather([engines, self.pool.dispatch.watch()])
 
-    async def restart(self) -> None:
-        """Restarts the engines, one by one, without the loss of a request.
+    async def restart(self) -> bool:
+        """Restarts the engines, one by one, without the loss of a request; whether all came back.
 
         Those that are starting come first, since then others can take their work. Where one does
-        not come back, the rest stay as they are.
+        not come back, the rest stay as they are. One that was given up before is passed over.
         """
-        both = zip(self._supervisors, self.pool.replicas, strict=True)
+        both = [
+            (supervisor, replica)
+            for supervisor, replica in zip(self._supervisors, self.pool.replicas, strict=True)
+            if replica.progress.phase != "failed"
+        ]
         for supervisor, replica in sorted(both, key=lambda pair: pair[1].is_ready):
             if not await supervisor.restart(self.pool.timeout_s):
                 log.error("%s/%d did not come back: the rest stay", self.pool.name, replica.index)
-                return
+                return False
+        return True
 
-    async def _learn(self, engine: Engine) -> None:
-        """Tells the pool how its model reads, now that an engine has its files."""
+    async def _learn(self, engine: Engine, proof_s: float) -> None:
+        """Tells the pool how fast its model is and how it reads, as an engine of it has started."""
+        pairs, size = len(WARM_UP.passages), size_of(WARM_UP)
+        self.pool.dispatch.pace.guess(pairs, size, proof_s, len(self.pool.replicas))
         reading, model = self.pool.reading, self.pool.model
         learnt = await engine.max_model_len()
         reading.max_model_len = learnt or model.max_model_len
@@ -151,10 +160,10 @@ async def run(members: Sequence[Member]) -> None:
     await _all([member.run() for member in members], "models")
 
 
-async def restart(members: Sequence[Member]) -> None:
-    """Restarts every engine, one at a time in all, so that the machine is not overloaded."""
-    for member in members:
-        await member.restart()
+async def restart(members: Sequence[Member]) -> bool:
+    """Restarts every engine, one at a time in all, so that the machine is not overloaded; whether
+    all came back."""
+    return all([await member.restart() for member in members])
 
 
 async def _all(runs: Sequence[Coroutine[None, None, None]], what: str) -> None:

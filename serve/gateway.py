@@ -135,7 +135,7 @@ class Gateway:
         except ClientDisconnect:
             raise
         except RequestError as error:
-            failure = error
+            failure = error.with_traceback(None)  # which holds this frame, and all that it was of
         except Exception:
             log.exception("request %s failed", exchange.id)
             failure = InternalError(f"The server failed; its log says why, under {exchange.id}.")
@@ -202,7 +202,6 @@ class Gateway:
             raise Unavailable("The server is stopping: try again.", retry_after=RETRY_AFTER_S)
         served = self._catalog.choose(model=request.model, use_llm=request.use_llm)
         exchange.model, exchange.pairs = served.name, len(request.passages)
-        await self._quotas.charge(exchange.key, "pairs", exchange.pairs)
         most_s = min(served.timeout_s, asked_s(exchange.request.headers))
         left_s = max(0.0, most_s - (time.monotonic() - exchange.started))
         async with self._deadlines.within(left_s):
@@ -212,6 +211,8 @@ class Gateway:
                 id=f"score-{request.request_id or exchange.id}",
                 created=int(time.time()),
                 left_s=left_s,
+                # So that what is not let in costs nothing of a quota.
+                admitted=partial(self._quotas.charge, exchange.key, "pairs", exchange.pairs),
             )
         self._metrics.scored(exchange)
         return result

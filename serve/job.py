@@ -12,6 +12,12 @@ def size_of(request: RerankRequest) -> int:
     return sum(map(sys.getsizeof, request.passages)) + sum(map(sys.getsizeof, request.queries))
 
 
+def priority_of(request: RerankRequest) -> int:
+    """What the request says of itself: the lowest number goes first."""
+    priority = request.options.get("priority")
+    return priority if isinstance(priority, int) else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """Some neighbouring pairs of a request, as one request to an engine; `size` in bytes."""
@@ -32,8 +38,7 @@ class Job:
         self._request = request
         self._size = size
         self._taken = 0
-        priority = request.options.get("priority")
-        self.priority = priority if isinstance(priority, int) else 0
+        self.priority = priority_of(request)
 
     @property
     def left(self) -> int:

@@ -36,19 +36,26 @@ async def until_stopped(
     gateway: Gateway,
     listener: socket.socket,
     engines: Coroutine[None, None, None],
-    reload: Callable[[], Awaitable[None]],
+    renew: Callable[[], None],
+    roll: Callable[[], Awaitable[bool]],
     signals: Signals,
     grace_s: float,
 ) -> None:
-    """Runs gateway and engines until a signal comes or they fail, then ends them."""
+    """Runs gateway and engines until a signal comes or they fail, then ends them.
+
+    At a signal to reload `renew` is called at once, then `roll`, which takes its time. `renew` may
+    raise ConfigError.
+    """
     http = asyncio.create_task(server.serve(sockets=[listener]))
     supervision = asyncio.create_task(engines)
-    reloading = asyncio.create_task(_reload_when_told(signals, reload))
+    reloading = asyncio.create_task(_reload_when_told(signals, renew, roll))
     stopped = asyncio.create_task(signals.stop.wait())
     tasks = {http, supervision, reloading, stopped}
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if stopped.done():
+            reloading.cancel()  # engines that have work must not be taken from it now
+            await asyncio.wait({reloading})
             await _drain(gateway, grace_s, signals)
     finally:
         server.should_exit = True
@@ -60,16 +67,35 @@ async def until_stopped(
             task.result()
 
 
-async def _reload_when_told(signals: Signals, reload: Callable[[], Awaitable[None]]) -> None:
+async def _reload_when_told(
+    signals: Signals, renew: Callable[[], None], roll: Callable[[], Awaitable[bool]]
+) -> None:
+    wanted = asyncio.Event()
+    rolling = asyncio.create_task(_roll_when_wanted(wanted, roll))
+    try:
+        while True:
+            await signals.reload.wait()
+            signals.reload.clear()
+            log.info("reloading")
+            try:
+                renew()
+            except ConfigError as error:
+                log.error("nothing was reloaded: %s", error)
+            except Exception:  # no reason to stop serving
+                log.exception("nothing was reloaded")
+            else:
+                wanted.set()
+    finally:
+        rolling.cancel()
+        await asyncio.wait({rolling})
+
+
+async def _roll_when_wanted(wanted: asyncio.Event, roll: Callable[[], Awaitable[bool]]) -> None:
+    """One roll at a time; however often it is wanted meanwhile, once more."""
     while True:
-        await signals.reload.wait()
-        signals.reload.clear()
-        log.info("reloading")
-        try:
-            await reload()
-        except ConfigError as error:
-            log.error("nothing was reloaded: %s", error)
-        else:
+        await wanted.wait()
+        wanted.clear()
+        if await roll():
             log.info("reloaded")
 
 

@@ -27,7 +27,7 @@ from serve.headers import REQUEST_ID
 
 BODIES_BYTES = 512 * 1024 * 1024  # of all bodies that are being received
 GAP_S = 15.0  # between two pieces of a body
-LARGE_BYTES = 256 * 1024
+BLOCK_BYTES = LARGE_BYTES = 256 * 1024
 
 Handler = Callable[[Exchange], Awaitable[Response]]
 _FIT_FOR_A_LOG = re.compile(r"[\x21-\x7e]{1,128}")
@@ -66,26 +66,30 @@ class Bodies:
             if not clock.expired():
                 clock.reschedule(0)
 
-    async def _receive(self, request: Request) -> bytearray:
+    async def _receive(self, request: Request) -> bytes:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._most_s
-        received = bytearray()
+        blocks = [bytearray()]  # since one that grows and grows leaves holes wherever it has been
+        size = 0
         try:
             first_s = 0 if self._are_over else min(self._gap_s, self._most_s)
             async with asyncio.timeout(first_s) as clock:  # none for what is there already
                 self._clocks.add(clock)
                 async for piece in request.stream():
-                    received += piece
+                    if len(blocks[-1]) > BLOCK_BYTES:
+                        blocks.append(bytearray())
+                    blocks[-1] += piece
+                    size += len(piece)
                     self._held += len(piece)
-                    self._check(len(received))
+                    self._check(size)
                     if not self._are_over:
                         clock.reschedule(min(end, loop.time() + self._gap_s))
         except TimeoutError as error:
             raise (_stopping() if self._are_over else self._too_slow()) from error
         finally:
             self._clocks.discard(clock)
-            self._held -= len(received)
-        return received
+            self._held -= size
+        return b"".join(blocks)
 
     def _check(self, size: int) -> None:
         if size > self._most:
@@ -116,7 +120,7 @@ def _stopping() -> Unavailable:
     return Unavailable("The server is stopping: try again.", retry_after=RETRY_AFTER_S)
 
 
-def _object(received: bytearray) -> Body:
+def _object(received: bytes) -> Body:
     try:
         with _uncollected() if len(received) > LARGE_BYTES else nullcontext():
             body = orjson.loads(received)

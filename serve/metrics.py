@@ -103,6 +103,7 @@ class Metrics(Events):
         """Tells of these from now on. What may happen to them is there with 0 before it does:
         Prometheus sees no increase in a series that begins with 1."""
         self._registry.register(Gauges(pools, load))
+        _ = self._shed["", QUOTA]  # requests are charged before their model is known
         for pool in pools:
             model = pool.name
             _ = self._waits[model,], self._cut[model,]

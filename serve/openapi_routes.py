@@ -17,7 +17,11 @@ REPLICA = obj(
     {
         "phase": typed("string", "`ready`, or what its start has come to."),
         "ready": typed("boolean", "Whether it answers, as far as is known."),
-        "health": typed("string", "`good`; `slow`, it owes an answer; `sick`, it gets no work."),
+        "health": {
+            **_MAYBE_TEXT,
+            "description": "Of one that is ready: `good`; `slow`: it owes an answer; `sick`: it"
+            " gets no work.",
+        },
         "percent": {"type": ["integer", "null"], "description": "Of the phase, where known."},
         "bytes": {"type": ["integer", "null"], "description": "Downloaded so far, where known."},
         "seconds_in_phase": typed("number"),
@@ -84,7 +88,7 @@ _READY = {
     "draining": False,
     "models": [{"name": "minilm", "ready": True, "replicas": [_REPLICA]}],
 }
-_STARTING = {**_REPLICA, "phase": "loading", "ready": False}
+_STARTING = {**_REPLICA, "phase": "loading", "ready": False, "health": None}
 _LOADING = {
     **_READY,
     "ready": False,

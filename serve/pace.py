@@ -8,6 +8,7 @@ MEMORY_S = 5.0  # of work; what was measured before weighs 1/e of what is measur
 # each costs by itself does not count (benchmarks/LOG.md).
 TURN_S = 0.05
 LEAST_PAIRS, MOST_PAIRS = 16, 512  # of one turn
+MOST_S = 1.0  # where an engine takes longer than this for LEAST_PAIRS, fewer are one turn
 # Long texts take longer: a turn has no more bytes than so much work, unless it is one pair.
 TURN_BYTES_S = 0.25
 LEAST_BYTES, MOST_BYTES = 16 * 1024, 1024 * 1024
@@ -30,7 +31,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._pairs = self._bytes = self._seconds = 0.0
-        self._turn_s = 0.0
+        self._turn_s = self._pair_s = 0.0
         self._stretch = _Stretch()
 
     @property
@@ -38,10 +39,14 @@ class Pace:
         """Pairs per second, of all engines together."""
         return self._pairs / self._seconds if self._seconds else 0.0
 
-    @property
-    def slow_after_s(self) -> float:
-        """Seconds after which a turn that is not answered is a slow one."""
-        return max(SLOW_S, SLOW_TIMES * self._turn_s)
+    def slow_after_s(self, pairs: int) -> float:
+        """Seconds after which a turn of so many pairs that is not answered is a slow one."""
+        return max(SLOW_S, SLOW_TIMES * max(self._turn_s, self._pair_s * pairs))
+
+    def guess(self, pairs: int, size: int, seconds: float, engines: int) -> None:
+        """A first measurement, of one engine that has done so much by itself. It weighs little."""
+        if not self._seconds:
+            self._add(_Stretch(pairs * engines, size * engines, seconds))
 
     def record(
         self, pairs: int, size: int, seconds: float, turn_s: float, *, is_full: bool
@@ -53,7 +58,9 @@ class Pace:
         tell something. Unless work is waiting (`is_full`) all along, the engines could do more than
         they are asked, and a stretch may only raise a rate that is known.
         """
-        self._turn_s += (turn_s - self._turn_s) * (0.2 if self._turn_s else 1.0)
+        share = 0.2 if self._turn_s else 1.0
+        self._turn_s += (turn_s - self._turn_s) * share
+        self._pair_s += (turn_s / pairs - self._pair_s) * share
         new = self._stretch
         new.pairs, new.size, new.seconds = new.pairs + pairs, new.size + size, new.seconds + seconds
         new.is_full = new.is_full and is_full
@@ -74,8 +81,9 @@ class Pace:
         if not self._seconds:
             return LEAST_PAIRS, LEAST_BYTES
         share = self._seconds * max(1, engines)
+        rate = self._pairs / share
         return (
-            _between(LEAST_PAIRS, self._pairs / share * TURN_S, MOST_PAIRS),
+            _between(_between(1, rate * MOST_S, LEAST_PAIRS), rate * TURN_S, MOST_PAIRS),
             _between(LEAST_BYTES, self._bytes / share * TURN_BYTES_S, MOST_BYTES),
         )
 

@@ -2,18 +2,21 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from serve.admission import Admission, Ticket, check_size
 from serve.dispatch import Dispatch
 from serve.engine import options
 from serve.events import Events
-from serve.job import size_of
+from serve.job import priority_of, size_of
 from serve.reading import Reading
 from serve.replica import Replica, unavailable
 from serve.rerank import RawScores, RerankRequest, RerankResult, build_result
 from serve.spec import Model
+
+Admitted = Callable[[], Awaitable[None]]
 
 
 class Pool:
@@ -72,26 +75,45 @@ class Pool:
         id: str,
         created: int,
         left_s: float = math.inf,
+        admitted: Admitted | None = None,
+        ticket: Ticket | None = None,
     ) -> RerankResult:
         """The result of a request that has `left_s` seconds: the caller ends it then. Raises
-        RequestError."""
-        raw = await self.score(request, left_s)
+        RequestError.
+
+        `admitted` is called when it is let in, and may raise RequestError. With a `ticket` of this
+        model it is in already.
+        """
+        raw = await self.score(request, left_s, admitted, ticket)
         return build_result(
             request, raw, score=self.model.score, model=model, id=id, created=created
         )
 
-    async def score(self, request: RerankRequest, left_s: float = math.inf) -> RawScores:
-        """The raw values of the request's pairs. Raises RequestError."""
+    async def score(
+        self,
+        request: RerankRequest,
+        left_s: float = math.inf,
+        admitted: Admitted | None = None,
+        ticket: Ticket | None = None,
+    ) -> RawScores:
+        """The raw values of the request's pairs; the rest is as for `rerank`."""
         request = self.check(request)
         if not request.passages:
             return RawScores([], 0)
-        with self.admission.admit(len(request.passages), size_of(request), left_s) as ticket:
+        with nullcontext(ticket) if ticket else self.admit(request, left_s) as ticket:
+            if admitted is not None:
+                await admitted()
             if not self.reading.needs_a_look(request):
                 return await self.dispatch.score(request, ticket)
             raw = await self._read_and_score(request, ticket)
         if raw.cut:
             self._events.cut(self.name, len(raw.cut))
         return raw
+
+    def admit(self, request: RerankRequest, left_s: float) -> AbstractContextManager[Ticket]:
+        """Lets a request in for as long as the block runs. Raises Overloaded."""
+        pairs, priority = len(request.passages), priority_of(request)
+        return self.admission.admit(pairs, size_of(request), left_s, priority)
 
     async def _read_and_score(self, request: RerankRequest, ticket: Ticket) -> RawScores:
         """The raw values of texts that must be looked at, and which pairs are cut."""

@@ -1,5 +1,6 @@
-"""One engine process, as the supervisor sees it and as requests load it."""
+"""One engine process, as the supervisor sees it and as requests load it; who takes more work."""
 
+import asyncio
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from serve.engine import RETRY_AFTER_S, Engine
 from serve.errors import Unavailable
 from serve.health import Health
+from serve.job import Turn
 from serve.vllm_log import Progress
 
 
@@ -50,6 +52,20 @@ class Replica:
     def is_expected(self) -> bool:
         """Whether work may wait for it."""
         return self.is_ready or self.is_leaving
+
+
+class Slot:
+    """A turn and the replica that it is given to. `timer` ends its wait for an answer."""
+
+    __slots__ = ("is_held", "replica", "started", "timer", "turn", "was_moved")
+
+    def __init__(self, turn: Turn, replica: Replica) -> None:
+        self.turn = turn
+        self.replica = replica
+        self.timer: asyncio.Timeout | None = None
+        self.started = 0.0
+        self.is_held = False
+        self.was_moved = False
 
 
 def pick(

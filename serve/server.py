@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, aclosing, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,18 +78,25 @@ async def run(stack: Stack, options: Options) -> None:
         gateway = _gateway(catalog, options, metrics, tracing)
         grace_s = max(model.limits.stop_timeout_s for model in stack.models)
 
-        async def reload() -> None:
+        def renew() -> None:
             keys = list(options.read_keys())
+            Keys(keys)  # which may raise, and then nothing has changed
             if options.tls and options.tls_files:
                 tls.reload(options.tls, *options.tls_files)
             options.keys.replace(keys)
-            await fleet.restart(members)
 
         async with aclosing(gateway), renewal.watching(options.tls, options.tls_files):
             most = door.room(door.raise_descriptors(), sum(map(len, stack.engines)))
             server = door.HttpServer(_http_config(gateway, options), most)
             await until_stopped(
-                server, gateway, listener, fleet.run(members), reload, signals, grace_s
+                server,
+                gateway,
+                listener,
+                fleet.run(members),
+                renew,
+                partial(fleet.restart, members),
+                signals,
+                grace_s,
             )
 
 

@@ -36,13 +36,19 @@ def _replica(replica: Replica, now: float) -> dict[str, object]:
     return {
         "phase": replica.progress.phase,
         "ready": replica.is_ready,
-        "health": "sick" if replica.is_sick else "slow" if replica.health.is_slow else "good",
+        "health": _health(replica),
         "percent": replica.progress.percent,
         "bytes": replica.progress.bytes,
         "seconds_in_phase": round(now - replica.since, 1),
         "restarts": replica.restarts,
         "pairs_in_flight": replica.pairs,
     }
+
+
+def _health(replica: Replica) -> str | None:
+    if replica.progress.phase != "ready":
+        return None
+    return "sick" if replica.is_sick else "slow" if replica.health.is_slow else "good"
 
 
 def models(catalog: Catalog, *, created: int) -> dict[str, object]:

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, nullcontext, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from serve import weights
 from serve.argv import Command
@@ -16,6 +16,7 @@ from serve.errors import RequestError, StartError
 from serve.events import Events
 from serve.phases import Phases
 from serve.process import Process
+from serve.racing import first
 from serve.replica import Replica
 from serve.spec import Model
 from serve.vllm_log import Progress
@@ -59,13 +60,13 @@ class Supervisor:
         events: Events | None = None,
         clock: Callable[[], float] = time.monotonic,
         backoff: Callable[[Sequence[float], float], float | None] = backoff_s,
-        learn: Callable[[], Awaitable[None]] | None = None,
+        learn: Callable[[float], Awaitable[None]] | None = None,
         turn: asyncio.Lock | None = None,
         label: str = "",
     ) -> None:
-        """`label` is what the engine is called in logs. `learn` is called when it first answers,
-        before it is ready; `turn` is held during each start, to the end of one that fails, for
-        engines that may not start at once."""
+        """`label` is what the engine is called in logs. `learn` is called before it is
+        ready, with the seconds that `prove` took; `turn` is held during each start, to the end of
+        one that fails, for engines that may not start at once."""
         self._model = model
         self._replica = replica
         self._command = command
@@ -81,6 +82,7 @@ class Supervisor:
         self._learn = learn
         self._turn = turn
         self._asked = asyncio.Event()  # to restart
+        self._proof_s = 0.0
 
     async def run(self) -> None:
         """Never returns. Raises StartError when the first start fails, or after many deaths."""
@@ -102,17 +104,28 @@ class Supervisor:
         """
         replica = self._replica
         if replica.progress.phase == "ready":
-            replica.is_leaving = True
-            deadline = self._clock() + grace_s
-            while replica.pairs and self._clock() < deadline:
-                await asyncio.sleep(POLL_S)
+            await self._empty(grace_s)
+        if replica.is_leaving:
             self._asked.set()
             while replica.is_leaving:  # until it is back, or could not be started
                 await asyncio.sleep(POLL_S)
-        else:
-            while replica.progress.phase not in ("ready", "failed"):
-                await asyncio.sleep(POLL_S)
+            return replica.progress.phase == "ready"
+        while replica.progress.phase not in ("ready", "failed"):
+            await asyncio.sleep(POLL_S)
         return replica.progress.phase == "ready"
+
+    async def _empty(self, grace_s: float) -> None:
+        """Gives the engine no more work, and waits until it has none. When that is cancelled, it
+        goes on as before."""
+        replica, deadline = self._replica, self._clock() + grace_s
+        replica.is_leaving = True
+        try:
+            while replica.is_leaving and replica.pairs and self._clock() < deadline:
+                await asyncio.sleep(POLL_S)
+        except asyncio.CancelledError:
+            replica.is_leaving = False
+            replica.changed()
+            raise
 
     async def _run(self) -> None:
         deaths: list[float] = []
@@ -121,10 +134,11 @@ class Supervisor:
             try:
                 end = await self._live()
                 has_been_ready = True
-            except StartError as error:
+            except (StartError, OSError) as error:  # OSError: of a file or process of this machine
+                words = f"{'' if isinstance(error, StartError) else self._label + ': '}{error}"
                 if not has_been_ready:
-                    raise
-                end = End("start", str(error))
+                    raise StartError(words) from error
+                end = End("start", words)
             if end.kind == "asked":
                 self._replica.restarts += 1
                 continue
@@ -185,7 +199,7 @@ class Supervisor:
         limit = self._model.limits.start_timeout_s
         where = f"its log: {self._phases.log_file}"
         warm, exited = self._warm_up(self._replica.engine), process.wait()
-        done = await _first({"warm": warm, "exited": exited}, limit)
+        done = await first({"warm": warm, "exited": exited}, limit)
         if "exited" in done:
             reason = self._phases.why(done["exited"].result())
             raise StartError(f"{self._label}: vLLM did not start: {reason}; {where}")
@@ -213,35 +227,20 @@ class Supervisor:
         self._phases.enter(Progress("warming up"))
         await check_kind(engine, self._model)
         await prove(engine, self._model)
+        self._proof_s = await prove(engine, self._model)  # the first one is slower than any later
         if self._learn is not None:
-            await self._learn()
+            await self._learn(self._proof_s)
 
     # -- while it runs ---------------------------------------------------------------------------
 
     async def _until_over(self, process: Process) -> End:
         """How a ready engine ends."""
         exited = process.wait()
-        stalled = until_stalled(self._replica, self._model, self._clock)
-        done = await _first({"exited": exited, "stalled": stalled, "asked": self._asked.wait()})
+        stalled = until_stalled(self._replica, self._model, self._proof_s, self._clock)
+        done = await first({"exited": exited, "stalled": stalled, "asked": self._asked.wait()})
         if "exited" in done:
             return End("exited", self._phases.why(done["exited"].result()))
         if "stalled" in done:
             done["stalled"].result()  # raises what a fault of ours in it raised
             return End("stalled", f"it gave no answer for {self._model.limits.stall_timeout_s:g} s")
         return End("asked")
-
-
-async def _first(
-    waits: Mapping[str, Coroutine[Any, Any, Any]], timeout_s: float | None = None
-) -> dict[str, "asyncio.Task[Any]"]:
-    """Those that are done when the first one is, or nothing; the others are cancelled."""
-    tasks = {name: asyncio.create_task(wait) for name, wait in waits.items()}
-    try:
-        await asyncio.wait(tasks.values(), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        return {name: task for name, task in tasks.items() if task.done()}
-    finally:
-        for task in tasks.values():
-            if not task.done():
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task

@@ -39,7 +39,11 @@ def reload(live: ssl.SSLContext, certificate: Path, key: Path) -> None:
     changes between two reads would leave it with half of each.
     """
     for option, path in ((CERTIFICATE, certificate), (KEY, key)):
-        if path.is_fifo():
+        try:
+            is_pipe = path.is_fifo()
+        except OSError as error:  # of a folder that may not be entered
+            raise ConfigError(f"{option} {path} cannot be read: {error.strerror}") from error
+        if is_pipe:
             raise ConfigError(f"{option} {path}: a pipe cannot be read again: give a file")
     renewed = context(certificate, key)
 

@@ -1,6 +1,7 @@
 """The score that proves an engine: when it starts, and whenever it is in doubt."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,7 +13,8 @@ from serve.spec import Model
 
 PROBE_S = 1.0  # between two looks at an engine that runs
 IDLE_PROBE_S = 10.0  # one that has nothing to do is asked for a score so often
-PROBE_TIMEOUT_S = 10.0
+# How long a probe may take: so much, or so many times as long as the engine took at its start.
+PROBE_TIMEOUT_S, PROBE_TIMES = 5.0, 4.0
 
 # `/health` alone does not prove a forward pass.
 WARM_UP = RerankRequest(
@@ -23,11 +25,13 @@ WARM_UP = RerankRequest(
 _KIND_ROUTES = {"logit": "/classify", "cosine": "/v1/embeddings"}
 
 
-async def prove(engine: Engine, model: Model) -> None:
-    """Returns when the engine has given two scores. Raises RequestError."""
+async def prove(engine: Engine, model: Model) -> float:
+    """The seconds in which the engine has given the scores of WARM_UP. Raises RequestError."""
+    asked = time.monotonic()
     fields = options(WARM_UP, model, model.max_model_len)
     raw = await engine.score(encode(replace(WARM_UP, options=fields)), len(WARM_UP.passages))
     build_result(WARM_UP, raw, score=model.score, model="", id="", created=0)
+    return time.monotonic() - asked
 
 
 async def check_kind(engine: Engine, model: Model) -> None:
@@ -44,8 +48,14 @@ async def check_kind(engine: Engine, model: Model) -> None:
     )
 
 
-async def until_stalled(replica: Replica, model: Model, clock: Callable[[], float]) -> None:
-    """Returns when a ready engine has been in trouble for too long; ends lesser ones by a probe."""
+async def until_stalled(
+    replica: Replica, model: Model, proof_s: float, clock: Callable[[], float]
+) -> None:
+    """Returns when a ready engine has been in trouble for too long; ends lesser ones by a probe.
+
+    `proof_s` is what `prove` took when it was alone.
+    """
+    patience_s = max(PROBE_TIMEOUT_S, PROBE_TIMES * proof_s)
     asked, stall_s = clock(), model.limits.stall_timeout_s
     while True:
         await asyncio.sleep(PROBE_S)
@@ -53,7 +63,7 @@ async def until_stalled(replica: Replica, model: Model, clock: Callable[[], floa
         if not is_idle and not replica.health.needs_a_probe:
             continue
         asked = clock()
-        await _probe(replica, model, min(PROBE_TIMEOUT_S, stall_s), clock)
+        await _probe(replica, model, patience_s, clock)
         since = replica.health.troubled_since
         if since is not None and clock() - since >= stall_s:
             return

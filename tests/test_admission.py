@@ -97,6 +97,15 @@ def test_nothing_is_let_in_that_would_come_too_late():
     assert shed.reasons == ["deadline"]
 
 
+def test_only_what_goes_before_it_is_waited_for():
+    gate, _ = admission(rate=10)
+    with gate.admit(60, 1, priority=5):
+        with gate.admit(4, 1, 1.0, priority=0):
+            refused(gate, 4, left_s=0.9)
+        with pytest.raises(Overloaded), gate.admit(60, 1, 9.0, priority=5):
+            pass
+
+
 def test_one_that_is_in_may_grow():
     gate, _ = admission(pairs_in_flight=10)
     with gate.admit(2, 2) as ticket:

@@ -1,7 +1,6 @@
 """Who answers a request, and what a cascade makes of two models."""
 
 import asyncio
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from serve import status
 from serve.catalog import Catalog
-from serve.errors import InvalidRequest, NotFound
+from serve.errors import InvalidRequest, NotFound, Overloaded
 from serve.pool import Pool
 from serve.rerank import RawScores, RerankRequest, Score, build_result, join_stages, rank
 from serve.spec import Model
@@ -125,10 +124,10 @@ class FixedPool(Pool):
         self.sign = sign
         self.seen: Sequence[str] = []
 
-    def check(self, request: RerankRequest, most: int | None = None) -> dict[str, object]:
-        return {}
+    def check(self, request: RerankRequest, most: int | None = None) -> RerankRequest:
+        return request
 
-    async def score(self, request: RerankRequest, left_s: float = math.inf) -> RawScores:
+    async def score(self, request: RerankRequest, *_: object) -> RawScores:
         self.seen = request.passages
         values = [self.sign * float(text) for text in request.passages]
         cut = [index for index, text in enumerate(request.passages) if text == "5"]
@@ -155,6 +154,17 @@ def test_a_cascade_scores_the_best_again():
     assert result.scores == [Score().function(value) for value in result.raw]
     assert result.prompt_tokens == 70
     assert result.cut == [1]
+
+
+def test_a_cascade_that_the_second_model_has_no_room_for_costs_the_first_nothing():
+    first, then = FixedPool(M3, 1.0), FixedPool(GEMMA, -1.0)
+    stack = Stack([M3, GEMMA], "m3", "gemma", {"both": Cascade("m3", "gemma", 2)})
+    served = Catalog(stack, [first, then]).choose(model="both", use_llm=False)
+    then.admission.count(GEMMA.limits.pairs_in_flight, 0, 0)
+    then.admission.requests = 1
+    with pytest.raises(Overloaded):
+        asyncio.run(served.rerank(REQUEST, model="both", id="x", created=1))
+    assert first.seen == [] and then.admission.requests == 1
 
 
 def test_a_cascade_of_fewer_passages_than_it_keeps():

@@ -296,7 +296,7 @@ def test_a_stuck_engine_loses_its_work_to_another():
         stuck.gate.clear()
         task = asyncio.create_task(site.score([1]))
         await soon()
-        site.now = site.dispatch.pace.slow_after_s - 0.1
+        site.now = site.dispatch.pace.slow_after_s(1) - 0.1
         site.dispatch.look()
         await soon()
         assert not task.done()
@@ -342,6 +342,24 @@ def test_two_stuck_engines_do_not_pass_work_to_and_fro():
         assert [await task for task in tasks] == [[0], [1]]
 
     tell(story, [], [])
+
+
+def test_an_engine_that_lost_its_work_is_free_for_who_waits():
+    async def story(site: Site) -> None:
+        failing, busy = site.engines
+        failing.gate.clear()
+        busy.gate.clear()
+        full = [asyncio.create_task(site.score([1] * 32)) for _ in range(2)]
+        await soon()
+        waiting = asyncio.create_task(site.score([7]))
+        await soon()
+        failing.gate.set()  # its two turns fail, and go to the other
+        await soon()
+        assert await waiting == [7]
+        busy.gate.set()
+        assert [len(await task) for task in full] == [32, 32]
+
+    tell(story, [DOWN, DOWN], [])
 
 
 # -- no engine -------------------------------------------------------------------------------------

@@ -185,7 +185,7 @@ def test_many_at_once_are_answered_or_refused():
 
 def test_a_handshake_takes_a_place_and_has_its_time(certificate: Certificate):
     async def work() -> None:
-        async with opened(tls.context(certificate.pem, certificate.key), 0.3) as house:
+        async with opened(tls.context(certificate.pem, certificate.key), 2) as house:
             silent = [await house.connect() for _ in range(MOST)]
             reader, writer = await house.connect()
             assert await reader.read() == b""  # no room, and no words before a handshake

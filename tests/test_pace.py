@@ -17,7 +17,7 @@ def test_nothing_is_known_at_first():
     pace = Pace()
     assert pace.rate == 0 and pace.seconds(1000) == 0
     assert pace.turn(1) == (LEAST_PAIRS, LEAST_BYTES)
-    assert pace.slow_after_s == SLOW_S
+    assert pace.slow_after_s(1) == SLOW_S
 
 
 def test_the_rate_is_what_was_measured():
@@ -30,6 +30,8 @@ def test_turns_are_a_twentieth_of_a_second_of_work():
     assert measured(2000, size=1000).turn(1)[0] == pytest.approx(100, abs=1)
     assert measured(2000, size=1000).turn(2)[0] == pytest.approx(50, abs=1)
     assert measured(20).turn(1) == (LEAST_PAIRS, LEAST_BYTES)
+    assert measured(5).turn(1)[0] == 5  # a second of work
+    assert measured(0.3, seconds=600).turn(1)[0] == 1
     assert measured(10**5, size=10_000).turn(1) == (MOST_PAIRS, MOST_BYTES)
 
 
@@ -66,8 +68,20 @@ def test_turns_that_are_answered_at_once_are_one():
     assert pace.rate == pytest.approx(800, rel=0.01)
 
 
+def test_a_guess_is_soon_forgotten():
+    pace = Pace()
+    pace.guess(2, 200, 0.1, 2)
+    assert pace.rate == pytest.approx(40)
+    pace.guess(2, 200, 100, 1)
+    assert pace.rate == pytest.approx(40)
+    for _ in range(100):
+        pace.record(16, 1600, 0.04, 0.04, is_full=True)
+    assert pace.rate == pytest.approx(400, rel=0.05)
+
+
 def test_a_slow_turn_is_told_from_the_usual_ones():
     pace = Pace()
     for _ in range(50):
         pace.record(16, 1600, 1, 2, is_full=True)
-    assert pace.slow_after_s == pytest.approx(2 * SLOW_TIMES)
+    assert pace.slow_after_s(1) == pytest.approx(2 * SLOW_TIMES)
+    assert pace.slow_after_s(64) == pytest.approx(8 * SLOW_TIMES)
