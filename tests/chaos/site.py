@@ -60,10 +60,10 @@ class Site:
         """Whether all engines are ready, and none is in doubt."""
         return all(told["ready"] and told["health"] == "good" for told in self.replicas())
 
-    def until_well(self) -> float:
+    def until_well(self, timeout_s: float = PATIENCE_S) -> float:
         """Waits for that. The seconds that it took."""
         begin = time.monotonic()
-        wait_until(self.is_well, PATIENCE_S, lambda: (self.replicas(), self.server.text()[-3000:]))
+        wait_until(self.is_well, timeout_s, lambda: (self.replicas(), self.server.text()[-3000:]))
         return time.monotonic() - begin
 
     def until_down(self, number: int = 0) -> None:

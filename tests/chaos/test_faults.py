@@ -51,6 +51,7 @@ def every_fault(site: Site, clients: Clients) -> str:
             time.sleep(HOLD_S)
         site.befall("")
         took.append(f"{fault} {site.until_well():.1f} s")
+        assert site.server.rerank("q", ["a", "b"]) == expected("q", ["a", "b"])
     clients.until(REQUESTS)
     return ", ".join(took)
 
