@@ -196,7 +196,7 @@ def test_429(tmp_path: Path):
             for asking in (*ASKING, *MORE):
                 answer = post(server, asking)
                 told = check(answer, asking, 429, "pairs_in_flight", "try again", "limit is 3")
-                assert answer.headers["retry-after"] == "5"
+                assert answer.headers["retry-after"] == "1"  # by the pace of its warm-up
                 if asking.dialect == "tei":
                     assert told["error_type"] == "Overloaded"
             assert len(server.rerank("q", ["a"])) == 1

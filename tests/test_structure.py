@@ -18,6 +18,7 @@ PURE = [
         "stack_yaml",
         "sharing",
         "exposition",
+        "heads",
         "line",
         "job",
         "pace",
