@@ -186,8 +186,10 @@ async def _gather(runs: Sequence[Coroutine[None, None, None]]) -> None:
     """Runs them together. When one raises, the others are ended."""
     tasks = [asyncio.create_task(run) for run in runs]
     try:
-        await asyncio.gather(*tasks)
-    finally:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:  # each is cancelled once: a second time would cut its engine's stop short
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+    for task in done:
+        task.result()

@@ -12,6 +12,7 @@ MOST_S = 1.0  # where an engine takes longer than this for LEAST_PAIRS, fewer ar
 # Long texts take longer: a turn has no more bytes than so much work, unless it is one pair.
 TURN_BYTES_S = 0.25
 LEAST_BYTES, MOST_BYTES = 16 * 1024, 1024 * 1024
+GUESS_TIMES = 8  # an engine may be so much faster than its warm-up, of two pairs, lets guess
 # An engine is slow with a turn that takes so many times the usual, and so many seconds at least.
 SLOW_TIMES, SLOW_S = 5.0, 1.0
 
@@ -32,6 +33,7 @@ class Pace:
     def __init__(self) -> None:
         self._pairs = self._bytes = self._seconds = 0.0
         self._turn_s = self._pair_s = 0.0
+        self._is_guess = False
         self._stretch = _Stretch()
 
     @property
@@ -44,9 +46,11 @@ class Pace:
         return max(SLOW_S, SLOW_TIMES * max(self._turn_s, self._pair_s * pairs))
 
     def guess(self, pairs: int, size: int, seconds: float, engines: int) -> None:
-        """A first measurement, of one engine that has done so much by itself. It weighs little."""
+        """What there is until something is measured: one engine has done so much by itself, which
+        is less than it does at a time when it is asked for more."""
         if not self._seconds:
             self._add(_Stretch(pairs * engines, size * engines, seconds))
+            self._is_guess = True
 
     def record(
         self, pairs: int, size: int, seconds: float, turn_s: float, *, is_full: bool
@@ -67,7 +71,10 @@ class Pace:
         if new.seconds < self._turn_s or new.seconds <= 0:
             return
         if new.is_full or 0 < self.rate * new.seconds < new.pairs:
+            if self._is_guess:
+                self._pairs = self._bytes = self._seconds = 0.0
             self._add(new)
+            self._is_guess = self._is_guess and not new.is_full
         self._stretch = _Stretch()
 
     def _add(self, new: "_Stretch") -> None:
@@ -88,8 +95,10 @@ class Pace:
         )
 
     def seconds(self, pairs: float) -> float:
-        """How long so many pairs take; 0 as long as nothing is known."""
-        return pairs / self.rate if self.rate else 0.0
+        """How long so many pairs take, or may take at best if that is a guess; 0 as long as nothing
+        is known."""
+        rate = self.rate * (GUESS_TIMES if self._is_guess else 1)
+        return pairs / rate if rate else 0.0
 
 
 def _between(least: int, value: float, most: int) -> int:

@@ -72,11 +72,12 @@ def test_a_guess_is_soon_forgotten():
     pace = Pace()
     pace.guess(2, 200, 0.1, 2)
     assert pace.rate == pytest.approx(40)
+    assert pace.seconds(640) == pytest.approx(2)  # nobody is refused who may well be served
     pace.guess(2, 200, 100, 1)
     assert pace.rate == pytest.approx(40)
-    for _ in range(100):
-        pace.record(16, 1600, 0.04, 0.04, is_full=True)
-    assert pace.rate == pytest.approx(400, rel=0.05)
+    pace.record(16, 1600, 0.04, 0.04, is_full=True)
+    assert pace.rate == pytest.approx(400)
+    assert pace.seconds(800) == pytest.approx(2)
 
 
 def test_a_slow_turn_is_told_from_the_usual_ones():
