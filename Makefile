@@ -12,7 +12,7 @@ FINGERPRINT ?=
 DEVICE ?=
 RECORD ?=
 FORCE ?=
-TESTS ?= tests
+TESTS ?=
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -57,7 +57,12 @@ check: ## lint, format and types
 
 test: ## all tests, those with the real vLLM too (TESTS= a part of them)
 	@$(SETUP) --dev
+ifdef TESTS
 	@$(BIN)/python -m pytest $(TESTS)
+else # the second part measures, and so is alone
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup tests --ignore tests/chaos
+	@$(BIN)/python -m pytest tests/chaos
+endif
 
 test-clients: ## the SDKs and platforms that people have, against the real server (once: 2 minutes to install them)
 	@$(SETUP) --dev

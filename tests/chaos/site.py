@@ -73,12 +73,13 @@ class Site:
     def restarts(self) -> list[int]:
         return [told["restarts"] for told in self.replicas()]
 
-    def metric(self, name: str) -> float:
-        """The sum of a metric's values, whatever their labels."""
+    def metric(self, name: str, labels: str = "") -> float:
+        """The sum of a metric's values, of those whose labels hold `labels`."""
         told = self.server.get("/metrics").text
-        values = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", told, re.MULTILINE)
-        assert values, f"there is no metric {name}"
-        return sum(map(float, values))
+        lines = re.findall(rf"^{name}(\{{.*\}})? (\S+)$", told, re.MULTILINE)
+        values = [float(value) for found, value in lines if labels in found]
+        assert values, f"there is no metric {name} of {labels or 'anything'}"
+        return sum(values)
 
     def engine(self, number: int = 0) -> Engine:
         """The processes of an engine that runs."""

@@ -93,6 +93,7 @@ def test_a_frozen_engine_of_two_is_restarted(tmp_path: Path, record_property: Me
         took_s = time.monotonic() - begin
         clients.more(100)
         assert not alive({frozen.guard, frozen.main, frozen.core})
+        assert site.metric("rerank_moved_turns_total", 'reason="slow"') >= 1
     words = f"one engine of two frozen: {clients.summary()}; well again after {took_s:.1f} s"
     record_property("measured", words)
     assert clients.failures() == []
@@ -312,7 +313,7 @@ def test_a_stop_answers_what_takes_too_long(tmp_path: Path):
         records = asking.result()
         assert not alive(below) and site.folders() == []
     assert [record.outcome for record in records] == ["503"] * 4
-    assert all(map(is_clean, records))
+    assert all(is_clean(record) and "has stopped" in record.told for record in records)
 
 
 def test_a_launcher_that_is_killed_under_load_leaves_nothing(tmp_path: Path):
