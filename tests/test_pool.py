@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve.admission import check_size
 from serve.errors import InvalidRequest, Overloaded, TooLarge
 from serve.lengths import Lengths
-from serve.admission import check_size
 from serve.pool import Pool
 from serve.replica import Replica, pick
 from serve.rerank import RawScores, RerankRequest
