@@ -60,8 +60,8 @@ test: ## all tests, those with the real vLLM too (TESTS= a part of them)
 ifdef TESTS
 	@$(BIN)/python -m pytest $(TESTS)
 else # the second part measures, and so is alone
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup tests --ignore tests/chaos
-	@$(BIN)/python -m pytest tests/chaos
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not alone" tests
+	@$(BIN)/python -m pytest -m alone tests
 endif
 
 test-clients: ## the SDKs and platforms that people have, against the real server (once: 2 minutes to install them)

@@ -18,6 +18,8 @@ from tests.chaos.site import PATIENCE_S, Clients, Engine, Measure, Site, expecte
 from tests.chaos.traffic import GAVE_UP, Ask, Record, mix, summarise
 from tests.harness import ROOT, alive, wait_until
 
+pytestmark = pytest.mark.alone
+
 # Those that end the engine come first: the pause before its next start grows with each death.
 FAULTS = ("die", "hang", "drop", "nan", "short", "garbage", "500", "503", "slow 1.5")
 ENDS_IT = ("die", "hang")

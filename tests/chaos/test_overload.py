@@ -15,6 +15,8 @@ from tests.chaos.site import Clients, Measure, Site, expected, serving
 from tests.chaos.traffic import Ask, Record, mix, steady, summarise
 from tests.harness import wait_until
 
+pytestmark = pytest.mark.alone
+
 TIMEOUT_S = 5.0
 
 

@@ -16,7 +16,7 @@ from tests.chaos.site import Clients, Measure, Site, command
 from tests.chaos.traffic import Record, mix, summarise
 from tests.harness import SCORE_TOLERANCE, Server, alive, descendants, wait_until
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.vllm, pytest.mark.alone, pytest.mark.timeout(400)]
 
 START_S = 240  # at most: two at once, on two cores
 CLIENTS = 8
