@@ -59,9 +59,9 @@ test: ## all tests, those with the real vLLM too (TESTS= a part of them)
 	@$(SETUP) --dev
 ifdef TESTS
 	@$(BIN)/python -m pytest $(TESTS)
-else # the second part measures, and so is alone
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not alone" tests
-	@$(BIN)/python -m pytest -m alone tests
+else # vLLM takes all cores, and what measures must have them
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not vllm and not alone" tests
+	@$(BIN)/python -m pytest -m "vllm or alone" tests
 endif
 
 test-clients: ## the SDKs and platforms that people have, against the real server (once: 2 minutes to install them)
