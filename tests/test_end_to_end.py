@@ -30,7 +30,6 @@ from tests.harness import (
     alive,
     same_logits,
     same_scores,
-    wait_until,
 )
 from tests.tiny_models import MAX_TOKENS, random_text
 
@@ -439,18 +438,3 @@ def test_an_option_that_vllm_does_not_know_is_one_clear_line(
         assert server.wait(120) == 1
     assert "unrecognized arguments: --no-such-option" in server.text().splitlines()[-1]
     assert "correct `vllm:`" in server.text().splitlines()[-1]
-
-
-def test_a_killed_launcher_leaves_no_process_of_vllm(tmp_path: Path, tiny_xlm_roberta: Path):
-    config = tmp_path / "tiny.yaml"
-    config.write_text(
-        f"model: {tiny_xlm_roberta}\nnames: [tiny]\n"
-        "vllm: {max-model-len: 128, dtype: float32, enforce-eager: true}\n"
-    )
-    with Server(config, tmp_path, vllm=None) as server:
-        server.until_ready(240)
-        below = server.descendants()
-        assert len(below) >= 4  # guard, API server, engine core, worker
-        server.kill()
-        wait_until(lambda: not alive(below), 30, lambda: alive(below))
-    assert server.left_over == []

@@ -48,7 +48,7 @@ class Storm:
 
 STORMS = (
     Storm("alike", {10: 1}, times=20, seconds=60),
-    Storm("of all sizes", {1: 10, 10: 10, 300: 1}, times=20, seconds=15),
+    Storm("of all sizes", {1: 10, 10: 10, 300: 1}, times=20, seconds=10),
     Storm("large ones among small ones", {16: 20, 400: 1}, times=2, seconds=15),
 )
 
