@@ -88,8 +88,7 @@ class Member:
             device=program.device,
             vllm=program.vllm,
         )
-        # Where the tokenizer is looked for, which is the same for all.
-        self._environment = {**program.environment, **command.env}
+        environment = {**program.environment, **command.env}
         return Supervisor(
             place.model,
             replica,
@@ -99,7 +98,7 @@ class Member:
             log_file=place.log_file,
             environment=program.environment,
             events=events,
-            learn=lambda proof_s: self._learn(replica.engine, proof_s),
+            learn=lambda proof_s: self._learn(replica.engine, proof_s, environment),
             turn=turn,
         )
 
@@ -131,7 +130,7 @@ class Member:
                 return False
         return True
 
-    async def _learn(self, engine: Engine, proof_s: float) -> None:
+    async def _learn(self, engine: Engine, proof_s: float, environment: Mapping[str, str]) -> None:
         """Tells the pool how fast its model is and how it reads, as an engine of it has started."""
         pairs, size = len(WARM_UP.passages), size_of(WARM_UP)
         self.pool.dispatch.pace.guess(pairs, size, proof_s, len(self.pool.replicas))
@@ -140,7 +139,7 @@ class Member:
         reading.max_model_len = learnt or model.max_model_len
         if reading.lengths is not None:  # another one, or a restart
             return
-        file = weights.tokenizer_file(model, self._folder, self._environment)
+        file = weights.tokenizer_file(model, self._folder, environment)
         try:
             if file is None:
                 raise ValueError("there is no tokenizer.json")

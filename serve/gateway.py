@@ -18,13 +18,12 @@ from serve.catalog import Catalog
 from serve.deadlines import Deadlines, asked_s
 from serve.dialects import agent, fields
 from serve.dialects.base import Dialect, render_error
-from serve.engine import RETRY_AFTER_S
-from serve.errors import InternalError, MethodNotAllowed, NotFound, RequestError, Unavailable
+from serve.errors import InternalError, MethodNotAllowed, NotFound, RequestError
 from serve.exchange import CURRENT, Exchange
 from serve.headers import REQUEST_ID, TRUNCATED
 from serve.leaving import WhileConnected
 from serve.logs import AccessLog
-from serve.messages import Bodies, Handler, json_response, request_id
+from serve.messages import Bodies, Handler, json_response, request_id, stopping
 from serve.metrics import Metrics
 from serve.paths import normal
 from serve.quotas import Quotas
@@ -199,7 +198,7 @@ class Gateway:
     async def score(self, request: RerankRequest, exchange: Exchange) -> RerankResult:
         """The result of any request, whatever it came in. Raises RequestError."""
         if self._telling.is_draining:
-            raise Unavailable("The server is stopping: try again.", retry_after=RETRY_AFTER_S)
+            raise stopping()
         served = self._catalog.choose(model=request.model, use_llm=request.use_llm)
         exchange.model, exchange.pairs = served.name, len(request.passages)
         most_s = min(served.timeout_s, asked_s(exchange.request.headers))

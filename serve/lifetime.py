@@ -10,6 +10,7 @@ import uvicorn
 
 from serve.errors import ConfigError
 from serve.gateway import Gateway
+from serve.racing import first
 
 log = logging.getLogger(__name__)
 
@@ -105,11 +106,7 @@ async def _drain(gateway: Gateway, grace_s: float, signals: Signals) -> None:
     gateway.drain()
     signals.stop.clear()
     log.info("stopping: %d requests in flight", gateway.in_flight)
-    idle = asyncio.create_task(gateway.idle.wait())
-    again = asyncio.create_task(signals.stop.wait())
-    await asyncio.wait({idle, again}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
-    if not idle.done():
+    done = await first({"idle": gateway.idle.wait(), "again": signals.stop.wait()}, grace_s)
+    if "idle" not in done:
         gateway.end()
-        await asyncio.wait({idle}, timeout=LAST_ANSWERS_S)
-    idle.cancel()
-    again.cancel()
+        await first({"idle": gateway.idle.wait()}, LAST_ANSWERS_S)

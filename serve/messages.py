@@ -85,7 +85,7 @@ class Bodies:
                     if not self._are_over:
                         clock.reschedule(min(end, loop.time() + self._gap_s))
         except TimeoutError as error:
-            raise (_stopping() if self._are_over else self._too_slow()) from error
+            raise (stopping() if self._are_over else self._too_slow()) from error
         finally:
             self._clocks.discard(clock)
             self._held -= size
@@ -116,7 +116,8 @@ class Bodies:
         )
 
 
-def _stopping() -> Unavailable:
+def stopping() -> Unavailable:
+    """What is told to who comes while the server stops."""
     return Unavailable("The server is stopping: try again.", retry_after=RETRY_AFTER_S)
 
 
