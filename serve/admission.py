@@ -160,8 +160,8 @@ def check_size(request: RerankRequest, limits: Limits, most: int | None = None) 
             param=passages,
         )
     for name, texts in ((query, request.queries), (passages, request.passages)):
-        longest = max(range(len(texts)), key=lambda index: len(texts[index]))
-        if len(texts[longest]) > limits.text_chars:
+        if max(map(len, texts)) > limits.text_chars:
+            longest = max(range(len(texts)), key=lambda index: len(texts[index]))
             is_alone = name == query and len(texts) == 1
             where = name if is_alone else f"{name}[{longest}]"
             raise TooLarge(

@@ -20,6 +20,7 @@ from serve.dialects import agent
 from serve.dialects.base import Body
 from serve.errors import Forbidden, InternalError, InvalidRequest, RequestError
 from serve.exchange import Exchange
+from serve.messages import NOT_STORED
 from serve.rerank import RerankRequest, RerankResult
 
 if TYPE_CHECKING:
@@ -211,5 +212,6 @@ def _joined(messages: Sequence[MutableMapping[str, Any]]) -> Response:
         raise ClientDisconnect
     start, *parts = messages
     response = Response(b"".join(part.get("body", b"") for part in parts), start["status"])
-    response.raw_headers = [(name.lower(), value) for name, value in start["headers"]]
+    named = [(name.lower(), value) for name, value in start["headers"]]
+    response.raw_headers = [*(pair for pair in named if pair[0] != NOT_STORED[0]), NOT_STORED]
     return response

@@ -10,12 +10,12 @@ from starlette.types import ASGIApp
 
 from serve.dialects.base import render_error
 from serve.errors import ConfigError, Forbidden
-from serve.headers import REQUEST_ID, TRUNCATED
+from serve.headers import CACHED, REQUEST_ID, TRUNCATED
 from serve.messages import json_response
 
 OPTION, ANY = "--cors-origin", "*"
 METHODS = ("GET", "HEAD", "POST")
-EXPOSED = (REQUEST_ID, TRUNCATED, "retry-after")  # which a page could not read else
+EXPOSED = (REQUEST_ID, TRUNCATED, CACHED, "retry-after")  # which a page could not read else
 
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]+)?")
 _IMPLIED = {"http": ":80", "https": ":443"}  # ports that no browser writes

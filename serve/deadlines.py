@@ -1,13 +1,13 @@
 """How long requests may take: what their clients say, and a clock for each."""
 
-import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from serve.engine import RETRY_AFTER_S
-from serve.errors import DeadlineExceeded, InvalidRequest, Unavailable
+from serve.errors import DeadlineExceeded, InvalidRequest, RequestError, Unavailable
 from serve.headers import TIMEOUT
+from serve.interrupt import Alarm
 
 # How long OpenAI's SDK will wait for an answer, in seconds: it says so with each request.
 _OPENAI = "x-stainless-read-timeout"
@@ -43,33 +43,30 @@ class Deadlines:
     """The clocks of the requests that are being answered, all of which a stop can end."""
 
     def __init__(self) -> None:
-        self._timers: set[asyncio.Timeout] = set()
+        self._running: set[Alarm] = set()
         self._are_over = False
 
-    @asynccontextmanager
-    async def within(self, seconds: float) -> AsyncIterator[None]:
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
         """Ends its block after so many seconds with DeadlineExceeded, or, when the server stops,
         with Unavailable."""
-        try:
-            async with asyncio.timeout(0 if self._are_over else seconds) as timer:
-                self._timers.add(timer)
-                try:
-                    yield
-                finally:
-                    self._timers.discard(timer)
-        except TimeoutError as error:
-            if self._are_over:
-                raise Unavailable(
-                    "The server has stopped: try again.", retry_after=RETRY_AFTER_S
-                ) from error
-            raise DeadlineExceeded(
-                "It took longer than it may: send fewer or shorter passages, give it more time"
-                f" ({TIMEOUT}, or your SDK's time-out), or raise `limits: {{timeout_s: …}}`."
-            ) from error
+        with Alarm(0 if self._are_over else seconds, self._error) as alarm:
+            self._running.add(alarm)
+            try:
+                yield
+            finally:
+                self._running.discard(alarm)
+
+    def _error(self) -> RequestError:
+        if self._are_over:
+            return Unavailable("The server has stopped: try again.", retry_after=RETRY_AFTER_S)
+        return DeadlineExceeded(
+            "It took longer than it may: send fewer or shorter passages, give it more time"
+            f" ({TIMEOUT}, or your SDK's time-out), or raise `limits: {{timeout_s: …}}`."
+        )
 
     def end(self) -> None:
         """Ends all that runs, and whatever comes."""
         self._are_over = True
-        for timer in self._timers:
-            if not timer.expired():
-                timer.reschedule(0)
+        for alarm in self._running:
+            alarm.ring()

@@ -13,6 +13,7 @@ from serve.admission import Ticket
 from serve.engine import RETRY_AFTER_S, encode
 from serve.errors import EngineFault, RequestError, Unavailable
 from serve.events import Events
+from serve.interrupt import Interrupt
 from serve.job import Job, join
 from serve.line import Line
 from serve.pace import Pace
@@ -189,14 +190,14 @@ class Dispatch:
     async def _ask(self, slot: Slot) -> RawScores:
         """What the slot's replica answers. Raises RequestError."""
         replica, turn = slot.replica, slot.turn
-        slot.started = self._clock()
+        slot.started, slot.is_asked, slot.interrupt = self._clock(), True, Interrupt()
         outcome = "cancelled"
         try:
-            async with asyncio.timeout(None) as slot.timer:
+            with slot.interrupt:  # `look` may end it
                 raw = await replica.engine.score(encode(turn.request), turn.pairs)
-        except TimeoutError as error:  # `look` has ended it
+        except _TooSlow:
             outcome = "slow"
-            raise _TooSlow("The engine is stuck: try again.", retry_after=RETRY_AFTER_S) from error
+            raise
         except RequestError as error:
             outcome = error.code
             raise
@@ -205,7 +206,7 @@ class Dispatch:
             self._answered(slot)
             return raw
         finally:
-            slot.timer = None
+            slot.is_asked = False
             seconds = self._clock() - slot.started
             self._events.engine_answered(self._name, replica.index, seconds, outcome)
 
@@ -229,12 +230,13 @@ class Dispatch:
 
     def look(self) -> None:
         """Notes which engines are slow, and takes from them what another can do, once."""
-        now, loop = self._clock(), asyncio.get_running_loop()
+        now = self._clock()
         for slot in tuple(self._slots):
             usual_s = self.pace.slow_after_s(slot.turn.pairs)
-            if slot.timer is None or now - slot.started < usual_s:
+            if not slot.is_asked or now - slot.started < usual_s:
                 continue
             slot.replica.health.lags(now)
             other = pick(self._replicas, but=slot.replica)
             if other is not None and not other.health.is_slow and not slot.was_moved:
-                slot.timer.reschedule(loop.time())
+                words = "The engine is stuck: try again."
+                slot.interrupt.now(_TooSlow(words, retry_after=RETRY_AFTER_S))

@@ -217,6 +217,11 @@ class Engine:
             return None
         return length if isinstance(length, int) else None
 
+    async def version(self) -> str:
+        """What the engine says of its program; nothing, if it does not say."""
+        status, answer = await self._send("GET", "/version", timeout_s=HEALTH_TIMEOUT_S)
+        return answer.decode(errors="replace") if status == 200 else ""
+
     def close(self) -> None:
         self._connections.close()
 

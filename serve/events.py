@@ -1,6 +1,7 @@
 """What happens to requests inside the server, told to whoever counts it."""
 
 SHED = ("pairs", "bytes", "wait", "deadline")
+REUSED = ("cache", "request", "flight")
 MOVED = ("failed", "slow")
 DEATHS = ("exited", "stalled", "start")
 
@@ -26,6 +27,10 @@ class Events:
 
     def shed(self, model: str, reason: str) -> None:
         """A request was refused for want of room or time, for a reason of SHED."""
+
+    def reused(self, model: str, how: str, pairs: int) -> None:
+        """So many pairs were not scored, as REUSED says: their scores were in the cache, were there
+        for the same pair of the same request, or came with those of another request."""
 
     def cut(self, model: str, passages: int) -> None:
         """So many passages of one request were not read whole."""

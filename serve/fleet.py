@@ -131,14 +131,20 @@ class Member:
         return True
 
     async def _learn(self, engine: Engine, proof_s: float, environment: Mapping[str, str]) -> None:
-        """Tells the pool how fast its model is and how it reads, as an engine of it has started."""
+        """Tells the pool how fast its model is, how it reads and which it is, as an engine of it
+        has started."""
         pairs, size = len(WARM_UP.passages), size_of(WARM_UP)
         self.pool.dispatch.pace.guess(pairs, size, proof_s, len(self.pool.replicas))
         reading, model = self.pool.reading, self.pool.model
         learnt = await engine.max_model_len()
         reading.max_model_len = learnt or model.max_model_len
-        if reading.lengths is not None:  # another one, or a restart
-            return
+        if reading.lengths is None:  # else another engine, or a restart
+            await self._learn_tokenizer(environment)
+        more = (self._program.device, await engine.version(), reading.lengths is not None)
+        self.pool.reuse.identify(weights.identity(model, self._folder, more))
+
+    async def _learn_tokenizer(self, environment: Mapping[str, str]) -> None:
+        reading, model = self.pool.reading, self.pool.model
         file = weights.tokenizer_file(model, self._folder, environment)
         try:
             if file is None:

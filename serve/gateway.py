@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,14 +16,14 @@ from serve.agents import Agents, Tool, check_origin
 from serve.auth import Keys
 from serve.catalog import Catalog
 from serve.deadlines import Deadlines, asked_s
-from serve.dialects import agent, fields
-from serve.dialects.base import Dialect, render_error
+from serve.dialects import Sharing, agent, fields
+from serve.dialects.base import render_error
 from serve.errors import InternalError, MethodNotAllowed, NotFound, RequestError
 from serve.exchange import CURRENT, Exchange
-from serve.headers import REQUEST_ID, TRUNCATED
+from serve.headers import CACHED, REQUEST_ID, TRUNCATED
 from serve.leaving import WhileConnected
 from serve.logs import AccessLog
-from serve.messages import Bodies, Handler, json_response, request_id, stopping
+from serve.messages import Bodies, Handler, json_response, stopping
 from serve.metrics import Metrics
 from serve.paths import normal
 from serve.quotas import Quotas
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NOT_STORED = ("cache-control", "no-store")  # but for the pages' files, which say otherwise
+_ID = REQUEST_ID.encode()
 CLIENT_LEFT = 499  # as others count it: nobody is sent it
 MOST_CUT = 500  # of them in the header, whose length clients bound
 
@@ -85,13 +85,12 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        exchange = Exchange(request, request_id(request))
+        exchange = Exchange(request)
         CURRENT.set(exchange)
         self._count(1)
         try:
             response = await self._traced(exchange)
-            response.headers[REQUEST_ID] = exchange.id
-            response.headers.setdefault(*NOT_STORED)
+            response.raw_headers.append((_ID, exchange.id.encode("latin-1")))
             await response(scope, receive, send)
             status = response.status_code
         except ClientDisconnect:
@@ -170,19 +169,17 @@ class Gateway:
         else:
             self.idle.set()
 
-    async def rerank(self, sharing: Sequence[Dialect], exchange: Exchange) -> Response:
-        """Any scoring request. `sharing` are the dialects of its path."""
+    async def rerank(self, sharing: Sharing, exchange: Exchange) -> Response:
+        """Any scoring request. `sharing` are the APIs of its path."""
         exchange.dialect = sharing[-1]  # until the body says which
         await self._quotas.charge(exchange.key, "requests", 1)
-        http = exchange.request
-        body = await self._bodies.read(http)
-        exchange.dialect = dialect = dialects.choose(sharing, body, http.headers)
+        body = await self._bodies.read(exchange)
+        exchange.dialect = dialect = sharing.choose(body, exchange.headers)
         fields.check_lists(body, dialect.doc.fields, self._passages)
         request = dialect.parse(body)
-        async with WhileConnected(http.receive):
+        with WhileConnected(exchange.request.receive):
             result = await self.score(request, exchange)
-        headers = {TRUNCATED: ",".join(map(str, result.cut[:MOST_CUT]))} if result.cut else None
-        return json_response(dialect.render(request, result), 200, headers)
+        return json_response(dialect.render(request, result), 200, _told(result))
 
     async def agent(self, exchange: Exchange) -> Response:
         """A message of an agent's client, in the Model Context Protocol."""
@@ -191,8 +188,8 @@ class Gateway:
         origin, host = request.headers.get("origin"), request.headers.get("host", "")
         check_origin(origin, host, has_keys=bool(self._keys), allowed=self._origins)
         await self._quotas.charge(exchange.key, "requests", 1)
-        body = await self._bodies.read(request)
-        async with WhileConnected(request.receive):
+        body = await self._bodies.read(exchange)
+        with WhileConnected(request.receive):
             return await self._agents.answer(exchange, body)
 
     async def score(self, request: RerankRequest, exchange: Exchange) -> RerankResult:
@@ -201,9 +198,9 @@ class Gateway:
             raise stopping()
         served = self._catalog.choose(model=request.model, use_llm=request.use_llm)
         exchange.model, exchange.pairs = served.name, len(request.passages)
-        most_s = min(served.timeout_s, asked_s(exchange.request.headers))
+        most_s = min(served.timeout_s, asked_s(exchange.headers))
         left_s = max(0.0, most_s - (time.monotonic() - exchange.started))
-        async with self._deadlines.within(left_s):
+        with self._deadlines.within(left_s):
             result = await served.rerank(
                 request,
                 model=self._catalog.name_of(served, request.model),
@@ -215,3 +212,13 @@ class Gateway:
             )
         self._metrics.scored(exchange)
         return result
+
+
+def _told(result: RerankResult) -> Mapping[str, str]:
+    """The headers that tell of a result what most APIs' bodies have no place for."""
+    told: dict[str, str] = {}
+    if result.cut:
+        told[TRUNCATED] = ",".join(map(str, result.cut[:MOST_CUT]))
+    if result.reused:
+        told[CACHED] = str(result.reused)
+    return told

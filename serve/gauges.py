@@ -44,6 +44,7 @@ _POOLS: Sequence[tuple[str, str, Callable[[Pool], float]]] = (
         "How fast the engines work the queue off; 0 when not known.",
         lambda pool: pool.rate,
     ),
+    ("rerank_cached_pairs", "Pairs whose scores are known.", lambda pool: pool.reuse.pairs),
     (
         "rerank_timeout_seconds",
         "What a request may take in all.",

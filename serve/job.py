@@ -1,8 +1,11 @@
 """One request's pairs on their way to engines: cut into turns, put together again."""
 
+import bisect
+import operator
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from serve.rerank import RawScores, RerankRequest
 
@@ -55,16 +58,16 @@ class Job:
         if start == 0 and self.left <= pairs and self._size <= size:
             self._taken = len(whole.passages)
             return Turn(whole, self._size)
-        end, bytes_ = start, 0
-        while end < min(len(whole.passages), start + pairs):
-            own = sys.getsizeof(whole.passages[end])
-            own += sys.getsizeof(whole.queries[end]) if len(whole.queries) > 1 else 0
-            if bytes_ + own > size and end > start:
-                break
-            bytes_, end = bytes_ + own, end + 1
-        self._taken = end
-        queries = whole.queries[start:end] if len(whole.queries) > 1 else whole.queries
-        return Turn(replace(whole, queries=queries, passages=whole.passages[start:end]), bytes_)
+        passages = whole.passages[start : start + pairs]
+        queries = whole.queries if len(whole.queries) == 1 else whole.queries[start : start + pairs]
+        sizes = list(map(sys.getsizeof, passages))
+        if len(queries) > 1:
+            sizes = list(map(operator.add, sizes, map(sys.getsizeof, queries)))
+        if (own := sum(sizes)) > size:
+            fit = max(1, bisect.bisect_right(list(accumulate(sizes)), size))
+            own, passages, queries = sum(sizes[:fit]), passages[:fit], queries[:fit]
+        self._taken = start + len(passages)
+        return Turn(replace(whole, queries=queries, passages=passages), own)
 
 
 def join(parts: Sequence[RawScores]) -> RawScores:

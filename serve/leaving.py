@@ -7,31 +7,30 @@ from typing import Self
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from serve.interrupt import Interrupt
+
 WATCH_AFTER_S = 0.05  # most requests are answered by then, and cost no task
 
 
-class WhileConnected:
-    """Cancels its block when the client disconnects, and raises ClientDisconnect in its place.
+class WhileConnected(Interrupt):
+    """Ends its block with ClientDisconnect when the client disconnects.
 
-    `receive` is the ASGI one of a request whose body has been read. Who cancels the task from
-    outside is heard as ever. It waits for nothing.
+    `receive` is the ASGI one of a request whose body has been read.
     """
 
+    __slots__ = ("_after_s", "_receive", "_timer", "_watch")
+
     def __init__(self, receive: Receive, *, after_s: float = WATCH_AFTER_S) -> None:
+        super().__init__()
         self._receive = receive
         self._after_s = after_s
-        self._has_left = False
-
-    async def __aenter__(self) -> Self:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._cancelled = task.cancelling()  # by others, before
         self._watch: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(self._after_s, self._begin)
-        return self
 
-    async def __aexit__(
+    def __enter__(self) -> Self:
+        self._timer = asyncio.get_running_loop().call_later(self._after_s, self._begin)
+        return super().__enter__()
+
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
@@ -40,11 +39,7 @@ class WhileConnected:
         self._timer.cancel()
         if self._watch is not None:
             self._watch.cancel()
-        if not self._has_left:
-            return
-        is_ours = self._task.uncancel() <= self._cancelled
-        if is_ours and isinstance(error, asyncio.CancelledError):
-            raise ClientDisconnect from error
+        super().__exit__(kind, error, trace)
 
     def _begin(self) -> None:
         self._watch = asyncio.get_running_loop().create_task(self._wait())
@@ -52,5 +47,4 @@ class WhileConnected:
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._has_left = True
-        self._task.cancel()
+        self.now(ClientDisconnect())

@@ -1,16 +1,15 @@
-"""HTTP in and out: a request's body and id, a response of JSON."""
+"""HTTP in and out: a request's body, a response of JSON."""
 
-import asyncio
 import gc
-import random
-import re
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from http import HTTPStatus
 
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Receive
 
 from serve.dialects.base import Body, render_error
 from serve.engine import RETRY_AFTER_S
@@ -23,14 +22,15 @@ from serve.errors import (
     Unavailable,
 )
 from serve.exchange import Exchange
-from serve.headers import REQUEST_ID
+from serve.interrupt import Alarm
 
 BODIES_BYTES = 512 * 1024 * 1024  # of all bodies that are being received
 GAP_S = 15.0  # between two pieces of a body
 BLOCK_BYTES = LARGE_BYTES = 256 * 1024
 
 Handler = Callable[[Exchange], Awaitable[Response]]
-_FIT_FOR_A_LOG = re.compile(r"[\x21-\x7e]{1,128}")
+NOT_STORED = (b"cache-control", b"no-store")
+_JSON = (b"content-type", b"application/json")
 
 
 class Bodies:
@@ -46,50 +46,55 @@ class Bodies:
         self._in_all = in_all
         self._gap_s = gap_s
         self._held = 0
-        self._clocks: set[asyncio.Timeout] = set()
+        self._alarms: set[Alarm] = set()
         self._are_over = False
 
-    async def read(self, request: Request) -> Body:
+    async def read(self, exchange: Exchange) -> Body:
         """The JSON object of a request's body, refused before it is read whole where that is known.
 
         Raises TooLarge, RequestTimeout, Overloaded, Unavailable and InvalidRequest.
         """
-        declared = request.headers.get("content-length", "")
+        declared = exchange.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._most:
             raise self._too_large()
-        return _object(await self._receive(request))
+        return _object(await self._receive(exchange.request.receive))
 
     def end(self) -> None:
         """Reads no more of any: who is half through holds up a stop."""
         self._are_over = True
-        for clock in self._clocks:
-            if not clock.expired():
-                clock.reschedule(0)
+        for alarm in self._alarms:
+            alarm.ring()
 
-    async def _receive(self, request: Request) -> bytes:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._most_s
-        blocks = [bytearray()]  # since one that grows and grows leaves holes wherever it has been
+    async def _receive(self, receive: Receive) -> bytes:
+        end = time.monotonic() + self._most_s
+        first_s = 0 if self._are_over else min(self._gap_s, self._most_s)
         size = 0
-        try:
-            first_s = 0 if self._are_over else min(self._gap_s, self._most_s)
-            async with asyncio.timeout(first_s) as clock:  # none for what is there already
-                self._clocks.add(clock)
-                async for piece in request.stream():
+        with Alarm(first_s, self._late) as alarm:  # none for what is there already
+            self._alarms.add(alarm)
+            try:
+                piece, is_last = await _piece(receive)
+                room = min(self._most, self._in_all - self._held)
+                if is_last and len(piece) <= room:  # mostly
+                    return piece
+                blocks = [bytearray()]  # as one that grows leaves holes wherever it has been
+                while True:
                     if len(blocks[-1]) > BLOCK_BYTES:
                         blocks.append(bytearray())
                     blocks[-1] += piece
                     size += len(piece)
                     self._held += len(piece)
                     self._check(size)
+                    if is_last:
+                        return b"".join(blocks)
                     if not self._are_over:
-                        clock.reschedule(min(end, loop.time() + self._gap_s))
-        except TimeoutError as error:
-            raise (stopping() if self._are_over else self._too_slow()) from error
-        finally:
-            self._clocks.discard(clock)
-            self._held -= size
-        return b"".join(blocks)
+                        alarm.put_off(min(end - time.monotonic(), self._gap_s))
+                    piece, is_last = await _piece(receive)
+            finally:
+                self._alarms.discard(alarm)
+                self._held -= size
+
+    def _late(self) -> RequestError:
+        return stopping() if self._are_over else self._too_slow()
 
     def _check(self, size: int) -> None:
         if size > self._most:
@@ -114,6 +119,14 @@ class Bodies:
             f" within {self._most_s:g}: send it at once.",
             param="body",
         )
+
+
+async def _piece(receive: Receive) -> tuple[bytes, bool]:
+    """Some of a body, and whether it is the end of it. Raises ClientDisconnect."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect()
+    return message.get("body", b""), not message.get("more_body", False)
 
 
 def stopping() -> Unavailable:
@@ -146,17 +159,26 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def request_id(request: Request) -> str:
-    """The client's own id, if it is fit to be written into a log, else a new one."""
-    given = request.headers.get(REQUEST_ID, "")
-    return given if _FIT_FOR_A_LOG.fullmatch(given) else f"{random.getrandbits(128):032x}"
+class Json(Response):
+    """An answer of JSON, which nobody may store. `content` is its bytes."""
+
+    def __init__(
+        self, content: bytes, status_code: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        # Starlette's own goes through all headers for each that is set.
+        self.status_code = status_code
+        self.body = content
+        self.background = None
+        length = str(len(content)).encode()
+        self.raw_headers = [_JSON, (b"content-length", length), NOT_STORED]
+        for name, value in (headers or {}).items():
+            self.raw_headers.append((name.encode("latin-1"), value.encode("latin-1")))
 
 
 def json_response(
     body: object, status_code: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    content = orjson.dumps(body)
-    return Response(content, status_code, {"content-type": "application/json", **(headers or {})})
+    return Json(orjson.dumps(body), status_code, headers)
 
 
 def last_answer(error: RequestError) -> bytes:

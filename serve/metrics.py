@@ -15,7 +15,7 @@ from prometheus_client import (
 
 from serve import __version__
 from serve.errors import QuotaExceeded
-from serve.events import DEATHS, MOVED, SHED, Events
+from serve.events import DEATHS, MOVED, REUSED, SHED, Events
 from serve.exchange import CURRENT, Exchange
 from serve.gauges import Gauges, Load
 from serve.pool import Pool
@@ -86,6 +86,9 @@ class Metrics(Events):
         self._cut = self._counter(
             "rerank_truncated_passages", "Passages that were not read whole.", "model"
         )
+        self._reused = self._counter(
+            "rerank_reused_pairs", "Pairs whose scores were known.", "model", "how"
+        )
         self._deaths = self._counter(
             "rerank_engine_deaths", "Engines that ended unasked.", *engine, "reason"
         )
@@ -109,6 +112,7 @@ class Metrics(Events):
             _ = self._waits[model,], self._cut[model,]
             _ = [self._shed[model, reason] for reason in (*SHED, QUOTA)]
             _ = [self._moved[model, reason] for reason in MOVED]
+            _ = [self._reused[model, how] for how in REUSED]
             for replica in map(str, range(len(pool.replicas))):
                 _ = self._engine_seconds[model, replica], self._turns[model, replica, "ok"]
                 _ = [self._deaths[model, replica, reason] for reason in DEATHS]
@@ -155,6 +159,9 @@ class Metrics(Events):
 
     def shed(self, model: str, reason: str) -> None:
         self._shed[model, reason].inc()
+
+    def reused(self, model: str, how: str, pairs: int) -> None:
+        self._reused[model, how].inc(pairs)
 
     def cut(self, model: str, passages: int) -> None:
         self._cut[model,].inc(passages)

@@ -11,7 +11,7 @@ from serve import __version__
 from serve.dialects import DIALECTS, agent, by_path, schemas
 from serve.dialects.base import Dialect, Doc
 from serve.dialects.schemas import Schema
-from serve.headers import TRUNCATED
+from serve.headers import CACHED, TRUNCATED
 from serve.openapi_errors import (
     EXAMPLE_ID,
     HEADERS,
@@ -99,7 +99,7 @@ def _scoring(sharing: Sequence[Dialect]) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "The scores.",
-                "headers": headers(TRUNCATED),
+                "headers": headers(TRUNCATED, CACHED),
                 "content": _content(sharing, "Answer", answers),
             },
             **error_responses(SCORING, variants(sharing)),

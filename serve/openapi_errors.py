@@ -20,7 +20,7 @@ from serve.errors import (
     Unauthorized,
     Unavailable,
 )
-from serve.headers import REQUEST_ID, TRUNCATED
+from serve.headers import CACHED, REQUEST_ID, TRUNCATED
 
 Json = dict[str, object]
 Variant = tuple[str, Callable[[RequestError, str], object]]  # a schema's name, and who renders it
@@ -40,6 +40,13 @@ HEADERS: Mapping[str, Schema] = {
         " there when it read them all.",
         "schema": {"type": "string", "pattern": "^[0-9]+(,[0-9]+)*$"},
         "example": "3,7",
+    },
+    CACHED: {
+        "description": "How many of the passages were not scored for this request, since their"
+        " scores were known: from an earlier one, or as the same passage stands twice; not there"
+        " when none was.",
+        "schema": {"type": "string", "pattern": "^[1-9][0-9]*$"},
+        "example": "12",
     },
     "retry-after": {
         "description": "Seconds after which another try is worth it.",

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -14,6 +15,7 @@ from serve.job import priority_of, size_of
 from serve.reading import Reading
 from serve.replica import Replica, unavailable
 from serve.rerank import RawScores, RerankRequest, RerankResult, build_result
+from serve.reuse import Reuse
 from serve.spec import Model
 
 Admitted = Callable[[], Awaitable[None]]
@@ -30,6 +32,8 @@ class Pool:
         self.reading = Reading(model.max_model_len)
         self.dispatch = Dispatch(model.name, replicas, events=events)
         self._events = events or Events()
+        most_bytes = int(model.cache.memory_mib * 1024 * 1024)
+        self.reuse = Reuse(model.name, most_bytes, self._events)
         self.admission = Admission(model.name, model.limits, self.dispatch.pace, self._events)
 
     @property
@@ -100,20 +104,34 @@ class Pool:
         request = self.check(request)
         if not request.passages:
             return RawScores([], 0)
-        with nullcontext(ticket) if ticket else self.admit(request, left_s) as ticket:
-            if admitted is not None:
-                await admitted()
-            if not self.reading.needs_a_look(request):
-                return await self.dispatch.score(request, ticket)
-            raw = await self._read_and_score(request, ticket)
-        if raw.cut:
-            self._events.cut(self.name, len(raw.cut))
+        end = time.monotonic() + left_s
+
+        async def fresh(some: RerankRequest) -> RawScores:
+            nonlocal admitted
+            with nullcontext(ticket) if ticket else self.admit(some, end - time.monotonic()) as own:
+                if admitted is not None:
+                    await admitted()
+                    admitted = None
+                return await self._score(some, own)
+
+        raw = await self.reuse.score(request, fresh)
+        if admitted is not None:  # no engine was asked
+            await admitted()
         return raw
 
     def admit(self, request: RerankRequest, left_s: float) -> AbstractContextManager[Ticket]:
         """Lets a request in for as long as the block runs. Raises Overloaded."""
         pairs, priority = len(request.passages), priority_of(request)
         return self.admission.admit(pairs, size_of(request), left_s, priority)
+
+    async def _score(self, request: RerankRequest, ticket: Ticket) -> RawScores:
+        """The raw values of a request that is let in, from the engines."""
+        if not self.reading.needs_a_look(request):
+            return await self.dispatch.score(request, ticket)
+        raw = await self._read_and_score(request, ticket)
+        if raw.cut:
+            self._events.cut(self.name, len(raw.cut))
+        return raw
 
     async def _read_and_score(self, request: RerankRequest, ticket: Ticket) -> RawScores:
         """The raw values of texts that must be looked at, and which pairs are cut."""

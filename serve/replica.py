@@ -1,6 +1,5 @@
 """One engine process, as the supervisor sees it and as requests load it; who takes more work."""
 
-import asyncio
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 from serve.engine import RETRY_AFTER_S, Engine
 from serve.errors import Unavailable
 from serve.health import Health
+from serve.interrupt import Interrupt
 from serve.job import Turn
 from serve.vllm_log import Progress
 
@@ -55,14 +55,15 @@ class Replica:
 
 
 class Slot:
-    """A turn and the replica that it is given to. `timer` ends its wait for an answer."""
+    """A turn and the replica that it is given to. `interrupt` ends its wait for an answer."""
 
-    __slots__ = ("is_held", "replica", "started", "timer", "turn", "was_moved")
+    __slots__ = ("interrupt", "is_asked", "is_held", "replica", "started", "turn", "was_moved")
 
     def __init__(self, turn: Turn, replica: Replica) -> None:
         self.turn = turn
         self.replica = replica
-        self.timer: asyncio.Timeout | None = None
+        self.interrupt = Interrupt()
+        self.is_asked = False  # and has not answered
         self.started = 0.0
         self.is_held = False
         self.was_moved = False

@@ -14,7 +14,7 @@ of the request. Scores never depend on the other passages of a request (no min-m
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -33,18 +33,16 @@ class Score:
     temperature: float | None = field(default=None, metadata={"min": 1e-6, "max": 1e6})
     bias: float | None = field(default=None, metadata={"min": -1e6, "max": 1e6})
 
-    @property
-    def function(self) -> Callable[[float], float]:
-        """From a raw value to a score, 0..1. It raises EngineFault for a cosine that is none."""
-        if self.temperature is None and self.bias is None:
-            return sigmoid if self.of == "logit" else cosine_to_unit
-        return self._calibrated
-
-    def _calibrated(self, value: float) -> float:
+    def units(self, values: Sequence[float]) -> list[float]:
+        """Scores, 0..1, of raw values. Raises EngineFault for a cosine that is none."""
         if self.of == "cosine":
-            cosine_to_unit(value)  # raises for what is none
-        temperature = 1.0 if self.temperature is None else self.temperature
-        return sigmoid(value / temperature + (self.bias or 0.0))
+            cosines = cosines_to_units(values)  # which raises
+            if self.temperature is None and self.bias is None:
+                return cosines
+        if self.temperature is not None or self.bias is not None:
+            temperature, bias = self.temperature or 1.0, self.bias or 0.0
+            values = [value / temperature + bias for value in values]
+        return sigmoids(values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +91,15 @@ class RawScores:
     """What an engine answered: one raw value for each pair, in order, and the tokens it read.
 
     `cut` holds the indices of the pairs that the model did not read whole; `chunks` the part that
-    won, by the index of each passage that was split.
+    won, by the index of each passage that was split; `reused` pairs were not scored for this
+    request, since their values were known.
     """
 
     values: Sequence[float]
     prompt_tokens: int
     cut: Sequence[int] = ()
     chunks: Mapping[int, Chunk] = field(default_factory=dict)
+    reused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,9 @@ class RerankResult:
 
     `scores` and `raw` have one value for each passage, in the request's order (`scores` are the raw
     values where the request asked for those); `ranking` holds passage indices, the best first, cut
-    to `top_n`; `cut` the indices of passages that the model did not read whole with their query;
-    `chunks` the part that won, by the index of each passage that was split.
+    to `top_n`, where the answer is a ranking; `cut` the indices of passages that the model did not
+    read whole with their query; `chunks` the part that won, by the index of each that was split;
+    `reused` of the scores were known before.
     """
 
     id: str
@@ -134,25 +135,32 @@ class RerankResult:
     prompt_tokens: int
     cut: Sequence[int] = ()
     chunks: Mapping[int, Chunk] = field(default_factory=dict)
+    reused: int = 0
     stages: Stages | None = None
 
 
-def sigmoid(logit: float) -> float:
-    """The logistic function in float64, without overflow at either end."""
-    if logit >= 0:
-        return 1.0 / (1.0 + math.exp(-logit))
-    power = math.exp(logit)
-    return power / (1.0 + power)
+def sigmoids(logits: Sequence[float]) -> list[float]:
+    """The logistic function of each in float64, without overflow at either end."""
+    exp = math.exp
+    return [
+        1.0 / (1.0 + exp(-logit)) if logit >= 0 else (power := exp(logit)) / (1.0 + power)
+        for logit in logits
+    ]
 
 
-def cosine_to_unit(cosine: float) -> float:
-    """(1 + cosine) / 2. Raises EngineFault for what is no cosine: the model's `score:` is wrong."""
-    if abs(cosine) > 1 + COSINE_ROUNDING:
+def cosines_to_units(cosines: Sequence[float]) -> list[float]:
+    """(1 + cosine) / 2 of each. Raises EngineFault for what is no cosine: the model's `score:` is
+    wrong."""
+    worst = max(cosines, key=abs, default=0.0)
+    if abs(worst) > 1 + COSINE_ROUNDING:
         raise EngineFault(
-            f"The engine answered {cosine}, which is no cosine (-1..1): the model's YAML should"
+            f"The engine answered {worst}, which is no cosine (-1..1): the model's YAML should"
             " say `score: logit`."
         )
-    return min(1.0, max(0.0, (1.0 + cosine) / 2.0))
+    units = [(1.0 + cosine) / 2.0 for cosine in cosines]
+    if abs(worst) > 1:  # by rounding
+        return [min(1.0, max(0.0, unit)) for unit in units]
+    return units
 
 
 def check_raw(values: Sequence[object], pairs: int) -> list[float]:
@@ -163,6 +171,8 @@ def check_raw(values: Sequence[object], pairs: int) -> list[float]:
     """
     if len(values) != pairs:
         raise EngineFault(f"The engine answered {len(values)} scores for {pairs} pairs: try again.")
+    if set(map(type, values)) == {float} and math.isfinite(sum(values)):  # type: ignore[arg-type]
+        return list(values)  # type: ignore[arg-type]  # mostly, without a look at each
     floats = []
     for index, value in enumerate(values):
         if (
@@ -188,17 +198,17 @@ def build_result(
     request: RerankRequest, raw: RawScores, *, score: Score, model: str, id: str, created: int
 ) -> RerankResult:
     """The canonical result of `request`, from the engine's raw values of the kind `score`."""
-    unit = score.function
     return RerankResult(
         id=id,
         model=model,
         created=created,
-        scores=raw.values if request.raw else [unit(value) for value in raw.values],
+        scores=raw.values if request.raw else score.units(raw.values),
         raw=raw.values,
-        ranking=rank(raw.values, request.top_n),
+        ranking=rank(raw.values, request.top_n) if request.is_ranked else (),
         prompt_tokens=raw.prompt_tokens,
         cut=raw.cut,
         chunks=raw.chunks,
+        reused=raw.reused,
     )
 
 
@@ -227,5 +237,6 @@ def join_stages(
             **{index: chunk for index, chunk in first.chunks.items() if index not in is_kept},
             **{kept[place]: chunk for place, chunk in then.chunks.items()},
         },
+        reused=first.reused + then.reused,
         stages=Stages(first.raw, {index: raw[index] for index in kept}),
     )

@@ -7,7 +7,7 @@ reference of what a YAML may hold. What does not fit is a ConfigError with file,
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import yaml
 
@@ -80,6 +80,15 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """What is kept of pairs that were scored; `cache: 0` keeps nothing, and scores all anew."""
+
+    SHORTHAND: ClassVar[str] = "memory_mib"
+
+    memory_mib: float = field(default=64.0, metadata={"min": 0})  # some 300,000 pairs
+
+
+@dataclass(frozen=True)
 class Model:
     """One model: what vLLM is started with, how it is asked, and what its values mean."""
 
@@ -96,6 +105,7 @@ class Model:
     cpu: Device = field(default_factory=Device)
     hardware: Hardware = field(default_factory=Hardware)
     limits: Limits = field(default_factory=Limits)
+    cache: Cache = field(default_factory=Cache)
 
     @property
     def name(self) -> str:

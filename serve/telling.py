@@ -108,7 +108,8 @@ class Telling:
         content = (
             self._metrics.render() + exposition.merge(zip(labels, texts, strict=True)).encode()
         )
-        return Response(content, headers={"content-type": CONTENT_TYPE})
+        headers = {"content-type": CONTENT_TYPE, "cache-control": "no-store"}
+        return Response(content, headers=headers)
 
 
 async def _told(replica: Replica) -> str:

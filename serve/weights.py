@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from serve import __version__
 from serve.errors import ConfigError
 from serve.spec import PACKAGE, Model
 
@@ -65,6 +66,21 @@ def template(model: Model) -> str:
     """The text of the model's prompt template, empty when it has none."""
     source = model.template or ""
     return source if not source or "{" in source else Path(source).read_text(encoding="utf-8")
+
+
+def identity(model: Model, folder: str, more: object) -> bytes:
+    """A digest of what scores depend on beside the request: the model and how it is served; `more`
+    is what else there is. `model` is laid out for its device.
+
+    Weights are told apart by their revision or digests, or by their files' sizes and times.
+    """
+    flags = {name: value for name, value in model.vllm.items() if name != "chat-template"}
+    parts = [__version__, model.model, model.revision, template(model), more]
+    parts += [sorted(map(repr, each.items())) for each in (flags, model.env, model.sha256)]
+    if model.is_local and not model.sha256:
+        files = [(file.name, file.stat()) for file in sorted(Path(folder).iterdir())]
+        parts += [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
+    return hashlib.sha256(repr(parts).encode()).digest()
 
 
 def _hub_cache(environment: Mapping[str, str]) -> Path:

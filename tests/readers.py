@@ -7,7 +7,13 @@ from tokenizers import Tokenizer
 
 from serve import tokens
 from serve.lengths import Lengths
+from serve.rerank import sigmoids
 from serve.specials import Specials
+
+
+def sigmoid(logit: float) -> float:
+    """The score of one logit."""
+    return sigmoids([logit])[0]
 
 
 @cache

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from serve.rerank import sigmoid
 from tests.fake_vllm import logit
+from tests.readers import sigmoid
 
 # Status, headers and body of an answer; a status of 0 drops the connection without one.
 Answer = tuple[int, Mapping[str, str], bytes]

@@ -16,9 +16,9 @@ import pytest
 from clients.bulk.plan import requests_of
 from clients.bulk.records import Record, records
 from clients.bulk.tables import read_rows
-from serve.rerank import sigmoid
 from tests.fake_vllm import logit
 from tests.harness import ROOT, Server, wait_until
+from tests.readers import sigmoid
 from tests.scripted import Scripted, refusing
 from tests.test_clients import expected
 from tests.test_stack_server import start

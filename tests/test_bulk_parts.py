@@ -27,8 +27,8 @@ from clients.bulk.tables import WrongUse
 from clients.bulk.write import columns, open_writer, write_whole
 from clients.errors import BadRequest, TimedOut, Unavailable
 from clients.wire import Chunk, Ranked
-from serve.rerank import sigmoid
 from tests.fake_vllm import logit
+from tests.readers import sigmoid
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 HEADER: Mapping[str, object] = {"queries": "digest", "options": {"batch": 2}}

@@ -151,7 +151,7 @@ def test_a_cascade_scores_the_best_again():
     assert result.raw == [1, -5, 3, -4, 2]
     assert result.stages.first == [1, 5, 3, 4, 2]
     assert result.stages.then == {1: -5, 3: -4}
-    assert result.scores == [Score().function(value) for value in result.raw]
+    assert result.scores == Score().units(result.raw)
     assert result.prompt_tokens == 70
     assert result.cut == [1]
 
@@ -195,7 +195,7 @@ def test_kept_before_the_rest_and_each_in_the_order_of_its_model(
     first: list[float], second: list[float], keep: int, top_n: int | None
 ):
     kept = rank(first, keep)
-    request = RerankRequest(["q"], ["p"] * len(first))
+    request = RerankRequest(["q"], ["p"] * len(first), is_ranked=True)
 
     def result(values: list[float]):
         raw = RawScores(values, 0)

@@ -27,9 +27,9 @@ from clients.__main__ import CLIENTS, agree
 from clients.reranker import Reranker
 from clients.retry import NEVER
 from clients.wire import Ranked
-from serve.rerank import sigmoid
 from tests.fake_vllm import logit
 from tests.harness import ROOT, Server, write_config
+from tests.readers import sigmoid
 from tests.scripted import Scripted
 from tests.test_stack_server import start
 

@@ -87,7 +87,7 @@ def test_a_page_reads_answers_and_errors(server: Server):
         assert answer.status_code == status
         assert answer.headers["access-control-allow-origin"] == PAGE
         exposed = answer.headers["access-control-expose-headers"].split(", ")
-        assert exposed == ["x-request-id", "x-rerank-truncated", "retry-after"]
+        assert exposed == ["x-request-id", "x-rerank-truncated", "x-rerank-cached", "retry-after"]
         assert "Origin" in answer.headers["vary"]
     stranger = server.post("/rerank", BODY, {"origin": STRANGER, **KEY})
     assert stranger.ok and "access-control-allow-origin" not in stranger.headers

@@ -134,7 +134,7 @@ def test_any_answer_is_an_ordered_choice_of_its_passages(
         assert given == [raw[index] for index in indices]
     else:
         assert all(0 <= value <= 1 for value in given)
-        assert given == [score.function(raw[index]) for index in indices]
+        assert given == [score.units([raw[index]])[0] for index in indices]
 
 
 @every_dialect
@@ -179,7 +179,7 @@ def test_a_body_is_in_one_dialect_or_refused(path: str, body: Body, headers: Map
     given = [name for name in TEXTS if body.get(name) is not None]
     meant = [dialect for dialect in sharing if not dialect.texts or dialect.texts in given]
     try:
-        chosen = dialects.choose(sharing, body, headers)
+        chosen = sharing.choose(body, headers)
     except InvalidRequest as error:
         assert error.param in {dialect.texts for dialect in sharing}
         assert len({dialect.texts for dialect in meant}) != 1

@@ -171,14 +171,14 @@ def test_tei_has_two_words_for_raw():
     ],
 )
 def test_the_path_and_then_the_body_tell_the_dialect(path: str, body: Body, name: str):
-    assert dialects.choose(dialects.by_path()[path], body, {}).name == name
+    assert dialects.by_path()[path].choose(body, {}).name == name
 
 
 def test_a_header_tells_pinecones_clients():
     sharing, headers = dialects.by_path()["/rerank"], {"x-pinecone-api-version": ""}
-    assert dialects.choose(sharing, GOOD, headers) is pinecone.DIALECT
-    assert dialects.choose(sharing, {"texts": ["a"]}, headers) is tei.DIALECT
-    assert dialects.choose(dialects.by_path()["/v1/rerank"], GOOD, headers) is documents.V1
+    assert sharing.choose(GOOD, headers) is pinecone.DIALECT
+    assert sharing.choose({"texts": ["a"]}, headers) is tei.DIALECT
+    assert dialects.by_path()["/v1/rerank"].choose(GOOD, headers) is documents.V1
 
 
 @pytest.mark.parametrize(
@@ -194,6 +194,6 @@ def test_a_header_tells_pinecones_clients():
 def test_a_body_of_no_dialect_says_what_to_send(path: str, words: str, param: str):
     for body in ({}, {"query": "q"}, {"query": "q", param: None}):
         with pytest.raises(InvalidRequest) as error:
-            dialects.choose(dialects.by_path()[path], body, {})
+            dialects.by_path()[path].choose(body, {})
         assert error.value.message.endswith(words)
         assert error.value.param == param

@@ -20,7 +20,6 @@ from clients.__main__ import CLIENTS
 from clients.examples import EIGHT_PASSAGES, FOUR_PASSAGES, QUERY
 from serve.chunks import parts
 from serve.lengths import Lengths, TokenLimits
-from serve.rerank import sigmoid
 from serve.specials import Specials
 from serve.tokens import load
 from tests.harness import (
@@ -31,6 +30,7 @@ from tests.harness import (
     same_logits,
     same_scores,
 )
+from tests.readers import sigmoid
 from tests.tiny_models import MAX_TOKENS, random_text
 
 pytestmark = pytest.mark.vllm

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve import dialects, page
-from serve.rerank import sigmoid
 from tests.fake_vllm import logit
 from tests.harness import Server
+from tests.readers import sigmoid
 from tests.test_dialect_properties import good, overlays
 
 PASSAGES = ["one", "two", "three", "two"]

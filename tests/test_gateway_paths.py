@@ -5,11 +5,11 @@ import http.client
 import pytest
 
 from serve import page
-from serve.rerank import sigmoid
 from serve.telling import OPEN_PATHS
 from tests.bodies import ASKING, MORE, Asking
 from tests.fake_vllm import logit
 from tests.harness import KEY, Server
+from tests.readers import sigmoid
 
 PASSAGES = ["one", "two", "three", "two"]
 

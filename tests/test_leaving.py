@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect
 
+from serve.interrupt import Alarm
 from serve.leaving import WhileConnected
 from tests.certificates import self_signed
 from tests.harness import Server, wait_until, write_config
@@ -48,15 +49,14 @@ async def until_watched(client: Client, times: int = 1) -> None:
 def test_who_leaves_ends_the_block():
     async def work() -> list[str]:
         client, seen = Client("http.request"), []
-        with pytest.raises(ClientDisconnect):
-            async with WhileConnected(client.receive, after_s=0):
-                try:
-                    await until_watched(client, 2)
-                    client.gone.set()
-                    await asyncio.Event().wait()
-                except asyncio.CancelledError:
-                    seen.append("cancelled")
-                    raise
+        with pytest.raises(ClientDisconnect), WhileConnected(client.receive, after_s=0):
+            try:
+                await until_watched(client, 2)
+                client.gone.set()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                seen.append("cancelled")
+                raise
         task = asyncio.current_task()
         assert task and task.cancelling() == 0
         await asyncio.sleep(0.01)  # is not cancelled, and nothing is left
@@ -69,7 +69,7 @@ def test_who_leaves_ends_the_block():
 def test_a_quick_request_costs_no_task():
     async def work() -> int:
         client = Client()
-        async with WhileConnected(client.receive, after_s=60):
+        with WhileConnected(client.receive, after_s=60):
             await asyncio.sleep(0)
             assert len(asyncio.all_tasks()) == 1
         return client.asked
@@ -80,7 +80,7 @@ def test_a_quick_request_costs_no_task():
 def test_nothing_is_left_of_a_longer_one():
     async def work() -> None:
         client = Client()
-        async with WhileConnected(client.receive, after_s=0):
+        with WhileConnected(client.receive, after_s=0):
             await until_watched(client)
         await asyncio.sleep(0)
         assert len(asyncio.all_tasks()) == 1
@@ -93,10 +93,9 @@ def test_nothing_is_left_of_a_longer_one():
 def test_errors_of_the_block_are_its_own():
     async def work() -> None:
         client = Client()
-        with pytest.raises(KeyError):
-            async with WhileConnected(client.receive, after_s=0):
-                await until_watched(client)
-                raise KeyError
+        with pytest.raises(KeyError), WhileConnected(client.receive, after_s=0):
+            await until_watched(client)
+            raise KeyError
 
     run(work())
 
@@ -107,7 +106,7 @@ def test_a_cancellation_from_outside_stays_one(leaves: bool):
         client = Client()
 
         async def block() -> None:
-            async with WhileConnected(client.receive, after_s=0):
+            with WhileConnected(client.receive, after_s=0):
                 await until_watched(client)
                 await asyncio.Event().wait()
 
@@ -128,11 +127,10 @@ def test_a_time_limit_stays_one(is_outside: bool):
     async def work() -> None:
         client = Client()
         connected = WhileConnected(client.receive, after_s=0)
-        limit = asyncio.timeout(0.05)
+        limit = Alarm(0.05, TimeoutError)
         first, second = (limit, connected) if is_outside else (connected, limit)
-        with pytest.raises(TimeoutError):
-            async with first, second:
-                await asyncio.Event().wait()
+        with pytest.raises(TimeoutError), first, second:
+            await asyncio.Event().wait()
         await asyncio.sleep(0)
         assert len(asyncio.all_tasks()) == 1
 
@@ -142,7 +140,7 @@ def test_a_time_limit_stays_one(is_outside: bool):
 def test_a_block_that_ends_all_the_same_is_left_alone():
     async def work() -> str:
         client, told = Client(), ""
-        async with WhileConnected(client.receive, after_s=0):
+        with WhileConnected(client.receive, after_s=0):
             try:
                 await until_watched(client)
                 client.gone.set()

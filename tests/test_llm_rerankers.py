@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from serve.rerank import sigmoid
 from serve.shelf import CONFIGS
 from tests.harness import Server
+from tests.readers import sigmoid
 from tests.tiny_models import LLM_LIMITS as LIMITS
 from tests.tiny_models import LLM_MAX_MODEL_LEN, WORDS, random_text, tiny_config
 

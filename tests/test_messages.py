@@ -16,6 +16,7 @@ from serve.errors import (
     TooLarge,
     Unavailable,
 )
+from serve.exchange import Exchange
 from serve.messages import LARGE_BYTES, Bodies, last_answer
 
 
@@ -29,7 +30,7 @@ class Incoming:
         self._pieces, self._ends = list(pieces), ends
         self._each_s = each_s
         headers = [(b"content-length", declared.encode())] if declared else []
-        self.request = Request({"type": "http", "headers": headers}, self._receive)
+        self.exchange = Exchange(Request({"type": "http", "headers": headers}, self._receive))
         self.taken = 0
 
     async def _receive(self) -> Any:
@@ -65,25 +66,25 @@ def error_of(work: Any) -> RequestError:
 def test_a_body_is_read_whole():
     body = b'{"query": "q", "passages": ["a", "b"]}'
     for incoming in (whole(body), Incoming(*(bytes([byte]) for byte in body), ends=True)):
-        assert run(Bodies(len(body), 60).read(incoming.request)) == json.loads(body)
+        assert run(Bodies(len(body), 60).read(incoming.exchange)) == json.loads(body)
 
 
 def test_what_says_that_it_is_too_large_is_not_read_at_all():
     incoming = Incoming(None, declared="11")
-    error = error_of(Bodies(10, 60).read(incoming.request))
+    error = error_of(Bodies(10, 60).read(incoming.exchange))
     assert isinstance(error, TooLarge) and "longer than 10 bytes" in error.message
     assert error.param == "body" and incoming.taken == 0
 
 
 def test_what_is_too_large_is_read_no_further():
     incoming = Incoming(b"{    ", b"     ", b" ", None)
-    assert isinstance(error_of(Bodies(10, 60).read(incoming.request)), TooLarge)
+    assert isinstance(error_of(Bodies(10, 60).read(incoming.exchange)), TooLarge)
     assert incoming.taken == 3
 
 
 @pytest.mark.parametrize("pieces", [(None,), (b"{", None), (b"{", b" ", None)])
 def test_a_body_may_not_stop(pieces: tuple[bytes | None, ...]):
-    error = error_of(Bodies(10, 60, gap_s=0.1).read(Incoming(*pieces).request))
+    error = error_of(Bodies(10, 60, gap_s=0.1).read(Incoming(*pieces).exchange))
     assert isinstance(error, RequestTimeout)
     assert (error.status, error.code, error.param) == (408, "request_timeout", "body")
     assert error.headers == {"connection": "close"}
@@ -92,7 +93,7 @@ def test_a_body_may_not_stop(pieces: tuple[bytes | None, ...]):
 
 def test_a_body_that_goes_on_and_on_ends():
     drops = Incoming(b" ", each_s=0.01)
-    error = error_of(Bodies(10**9, 0.3, gap_s=10).read(drops.request))
+    error = error_of(Bodies(10**9, 0.3, gap_s=10).read(drops.exchange))
     assert isinstance(error, RequestTimeout) and "within 0.3" in error.message
     assert drops.taken > 1
 
@@ -101,17 +102,17 @@ def test_all_bodies_together_have_a_limit():
     async def work() -> list[Any]:
         bodies = Bodies(100, 60, in_all=250)
         held = [
-            asyncio.create_task(bodies.read(Incoming(b" " * 90, None).request)) for _ in range(2)
+            asyncio.create_task(bodies.read(Incoming(b" " * 90, None).exchange)) for _ in range(2)
         ]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded) as caught:
-            await bodies.read(whole(b"{" + b" " * 88 + b"}").request)
+            await bodies.read(whole(b"{" + b" " * 88 + b"}").exchange)
         assert caught.value.retry_after and "more than 250 bytes" in caught.value.message
-        assert await bodies.read(whole(b"{}").request) == {}  # there is room for that
+        assert await bodies.read(whole(b"{}").exchange) == {}  # there is room for that
         for task in held:
             task.cancel()
         await asyncio.wait(held)
-        return [await bodies.read(whole(b"{" + b" " * 88 + b"}").request) for _ in range(9)]
+        return [await bodies.read(whole(b"{" + b" " * 88 + b"}").exchange) for _ in range(9)]
 
     assert run(work()) == [{}] * 9  # nothing is held for ever
 
@@ -120,14 +121,14 @@ def test_a_stop_waits_for_no_body():
     async def work() -> list[BaseException | None]:
         bodies = Bodies(100, 3600, gap_s=3600)
         halves = [Incoming(None), Incoming(b"{", None), Incoming(b" ", each_s=0.001)]
-        reading = [asyncio.create_task(bodies.read(half.request)) for half in halves]
+        reading = [asyncio.create_task(bodies.read(half.exchange)) for half in halves]
         while not halves[2].taken:
             await asyncio.sleep(0.001)
         bodies.end()
         await asyncio.wait(reading)
-        late = asyncio.create_task(bodies.read(Incoming(b"{", None).request))
+        late = asyncio.create_task(bodies.read(Incoming(b"{", None).exchange))
         await asyncio.wait({late})
-        assert await bodies.read(whole(b'{"is": "there"}').request) == {"is": "there"}
+        assert await bodies.read(whole(b'{"is": "there"}').exchange) == {"is": "there"}
         bodies.end()
         return [task.exception() for task in [*reading, late]]
 
@@ -150,7 +151,7 @@ def test_a_stop_waits_for_no_body():
     ids=lambda body: f"{body[:24]!r}",
 )
 def test_what_is_no_json_is_told_so(body: bytes):
-    error = error_of(Bodies(10**6, 60).read(whole(body).request))
+    error = error_of(Bodies(10**6, 60).read(whole(body).exchange))
     assert isinstance(error, InvalidRequest) and error.param == "body"
     assert error.message.startswith("The body is not JSON: ")
     assert error.message.endswith(": send an object of JSON in UTF-8.")
@@ -158,7 +159,7 @@ def test_what_is_no_json_is_told_so(body: bytes):
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"1", b'"x"', b"true", b"1e400", b"9" * 400])
 def test_what_is_no_object_is_told_so(body: bytes):
-    error = error_of(Bodies(10**6, 60).read(whole(body).request))
+    error = error_of(Bodies(10**6, 60).read(whole(body).exchange))
     assert isinstance(error, InvalidRequest) and error.param == "body"
     assert "JSON" in error.message
 
@@ -167,7 +168,7 @@ def test_what_is_no_object_is_told_so(body: bytes):
 def test_large_bodies_leave_the_collector_as_it_was(body: bytes):
     for switch in (gc.disable, gc.enable):
         switch()
-        error_of(Bodies(10**8, 60).read(whole(body).request))
+        error_of(Bodies(10**8, 60).read(whole(body).exchange))
         assert gc.isenabled() == (switch is gc.enable)
 
 

@@ -200,6 +200,7 @@ def pool(name: str = "m", replicas: int = 1) -> Any:
         name=name,
         replicas=[replica] * replicas,
         model=SimpleNamespace(limits=Limits()),
+        reuse=SimpleNamespace(pairs=8),
         waiting_pairs=5,
         waiting_bytes=70,
         requests=2,

@@ -16,7 +16,7 @@ from serve.lengths import Lengths
 from serve.pool import Pool
 from serve.replica import Replica, pick
 from serve.rerank import RawScores, RerankRequest
-from serve.spec import Limits, Model
+from serve.spec import Cache, Limits, Model
 from serve.vllm_log import Progress
 from tests import readers
 
@@ -108,7 +108,7 @@ def run(folder: Path | None, story: Story, model: Model = MODEL) -> None:
 
 
 def test_parts_are_pairs_in_flight(tokenizer_folders: dict[str, Path]):
-    model = replace(MODEL, limits=Limits(pairs_in_flight=3))
+    model = replace(MODEL, limits=Limits(pairs_in_flight=3), cache=Cache(0))
 
     async def story(pool: Pool, engine: Engine) -> None:
         request = RerankRequest(["q"], ["a", LONG], max_chunks=50)

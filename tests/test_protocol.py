@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from serve.protocol import MOST_WAITING, Protocol
-from serve.rerank import sigmoid
 from tests.fake_vllm import logit
 from tests.harness import Server
+from tests.readers import sigmoid
 
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
 TRAP = b"POST / HTTP/1.1\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n"  # in a body

@@ -14,14 +14,18 @@ from serve.rerank import (
     Score,
     build_result,
     check_raw,
-    cosine_to_unit,
+    cosines_to_units,
     join_stages,
     rank,
-    sigmoid,
 )
 from serve.texts import texts_of, with_texts
+from tests.readers import sigmoid
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def cosine_to_unit(cosine: float) -> float:
+    return cosines_to_units([cosine])[0]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ def test_ranking_is_by_value_and_then_by_index(values: list[float], top_n: int |
 
 
 def test_saturated_scores_still_rank_by_their_logits():
-    request = RerankRequest(queries=["q"], passages=["a", "b", "c"])
+    request = RerankRequest(queries=["q"], passages=["a", "b", "c"], is_ranked=True)
     raw = RawScores([50.0, 60.0, 40.0], 9)
     result = build_result(request, raw, score=Score(), model="m", id="x", created=1)
     assert result.scores == [1.0, 1.0, 1.0]
@@ -149,7 +153,7 @@ def test_a_score_does_not_depend_on_the_other_passages(logits: list[float], inde
     ],
 )
 def test_calibration(score: Score, value: float, expected: float):
-    assert score.function(value) == pytest.approx(expected, rel=1e-12)
+    assert score.units([value])[0] == pytest.approx(expected, rel=1e-12)
 
 
 @given(
@@ -175,7 +179,7 @@ def test_calibration_keeps_the_order_and_stays_within_0_and_1(
 
 def test_no_cosine_is_calibrated():
     with pytest.raises(EngineFault, match="no cosine"):
-        Score("cosine", temperature=2.0).function(7.0)
+        Score("cosine", temperature=2.0).units([7.0])
 
 
 def test_a_cascades_parts_are_of_the_stage_that_gave_the_score():

@@ -12,9 +12,9 @@ import yaml
 
 from serve.errors import ConfigError, StartError
 from serve.fleet import run
-from serve.rerank import sigmoid
 from tests.fake_vllm import logit
 from tests.harness import ROOT, Server, alive, wait_until
+from tests.readers import sigmoid
 
 
 def write_stack(folder: Path, *, top: str = "", **env: dict[str, str]) -> Path:

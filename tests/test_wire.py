@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from serve import dialects, errors
+from serve.dialects import Sharing
 from serve.dialects.base import Dialect
 from serve.paths import normal
 from serve.rerank import Chunk, RerankRequest, RerankResult, Stages, rank
@@ -35,12 +36,12 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def sharing(golden: dict[str, Any]) -> list[Dialect]:
-    return list(dialects.by_path()[normal(golden["path"])])
+def sharing(golden: dict[str, Any]) -> Sharing:
+    return dialects.by_path()[normal(golden["path"])]
 
 
 def choose(golden: dict[str, Any]) -> Dialect:
-    return dialects.choose(sharing(golden), golden["request"], golden.get("headers", {}))
+    return sharing(golden).choose(golden["request"], golden.get("headers", {}))
 
 
 def canonical(golden: dict[str, Any]) -> RerankRequest:

@@ -5,7 +5,7 @@ them (`"true"`, `1`, `5.0`, `"5"`). What does not fit raises InvalidRequest with
 index and the remedy.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -41,6 +41,8 @@ def text(body: Body, name: str) -> str:
 def texts(body: Body, name: str, *, read: Callable[[object], str | None]) -> list[str]:
     """A list of texts; `read` gives an item's text, or None when the item is none."""
     items = _listed(body, name)
+    if set(map(type, items)) <= {str}:  # mostly
+        return items  # type: ignore[return-value]
     found = [read(item) for item in items]
     if None in found:
         words = "a string" if read is string else 'a string or {"text": …}'
@@ -78,7 +80,7 @@ def documents(body: Body, name: str) -> tuple[list[str], Sequence[object] | None
     items: list[Any] = _listed(body, name)
     not_empty(items, name)
     names = _rank_fields(body)
-    if all(isinstance(item, str) for item in items):
+    if set(map(type, items)) == {str}:
         return items, None
     for index, item in enumerate(items):
         _check_depth(item, f"{name}[{index}]")
@@ -204,11 +206,10 @@ def not_empty(items: Sequence[object], name: str) -> None:
         raise InvalidRequest(f"{name} is empty: send one text at least.", param=name)
 
 
-def check_lists(body: Body, names: Iterable[str], most: int) -> None:
+def check_lists(body: Body, names: Container[str], most: int) -> None:
     """Raises TooLarge for a list of more than `most` items, before each of them is looked at."""
-    for name in names:
-        items = body.get(name)
-        if isinstance(items, list) and len(items) > most:
+    for name, items in body.items():
+        if isinstance(items, list) and len(items) > most and name in names:
             raise TooLarge(
                 f"{name} has {len(items)} texts and the limit is {most}: send them in several"
                 " requests, or raise `limits: {passages: …}`.",

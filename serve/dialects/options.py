@@ -7,7 +7,7 @@ import orjson
 
 from serve.dialects.base import Body
 from serve.dialects.fields import boolean, choice, count, cutting, kind, optional_text, whole
-from serve.dialects.schemas import NOT_TEMPLATES
+from serve.dialects.schemas import COMMON, NOT_TEMPLATES
 from serve.errors import InvalidRequest
 
 # vLLM's request fields that pass through to the engine: name → the type, in a user's words.
@@ -26,9 +26,21 @@ ENGINE_FIELDS: Mapping[str, tuple[type, str]] = {
 _LEAST = {"truncate_prompt_tokens": -1, "max_tokens_per_query": 0, "max_tokens_per_doc": 0}
 _LEAST_OF_ALL = -(10**9)
 
+_RARE = frozenset(COMMON) - {"model", "use_llm"}
+
 
 def common(body: Body) -> dict[str, Any]:
     """The canonical request's fields that do not differ between dialects."""
+    asked = {
+        "model": optional_text(body, "model"),
+        "use_llm": boolean(body, "use_llm", default=False),
+    }
+    # Mostly there is nothing else: not to look for each is a third of the time of reading a body.
+    return asked if _RARE.isdisjoint(body) else {**asked, **_rare(body)}
+
+
+def _rare(body: Body) -> dict[str, Any]:
+    """What most bodies do not ask for."""
     refuse_left(body, "truncation_side")
     _refuse_what_is_not_offered(body)
     # Both words for each are read, so that a bad value is told whatever the other one is.
@@ -38,8 +50,6 @@ def common(body: Body) -> dict[str, Any]:
         not boolean(body, "use_activation", default=True),
     ]
     return {
-        "model": optional_text(body, "model"),
-        "use_llm": boolean(body, "use_llm", default=False),
         "raw": any(is_raw),
         "may_cut": all(cuts),
         "max_chunks": count(body, "max_chunks_per_doc") or 1,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from serve.rerank import sigmoid
+from serve.rerank import sigmoids
 from tests.chaos.load import Load
 from tests.chaos.traffic import Ask, Expected, Record, Summary, mix, summarise
 from tests.fake_vllm import logit
@@ -23,7 +23,7 @@ PATIENCE_S = 60  # for what takes a few seconds on a machine that has nothing el
 
 def expected(query: str, passages: Sequence[str]) -> list[float]:
     """The scores that a fake engine's answer comes to."""
-    return [sigmoid(logit(query, passage)) for passage in passages]
+    return sigmoids([logit(query, passage) for passage in passages])
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from serve.gateway import Gateway
 from serve.pool import Pool
 from serve.protocol import Protocol
 from serve.replica import Replica
-from serve.rerank import RawScores, sigmoid
+from serve.rerank import RawScores, sigmoids
 from serve.spec import Limits, Model
 from serve.stack import Stack
 from serve.vllm_log import Progress
@@ -285,7 +285,7 @@ def check(sent: Sent, status: int, answer: Any, scored: Sequence[float] | None) 
         return ""
     sharing = dialects.by_path()[normal(sent.path)]
     body = orjson.loads(sent.body)
-    dialect = dialects.choose(sharing, body, sent.headers)
+    dialect = sharing.choose(body, sent.headers)
     request = dialect.parse(body)
     found = READERS[dialect.name].read(answer)
     pairs = len(request.passages)
@@ -295,7 +295,7 @@ def check(sent: Sent, status: int, answer: Any, scored: Sequence[float] | None) 
     assert is_raw or all(0 <= score <= 1 for score in found.values())
     if scored is not None:
         assert len(scored) == pairs
-        right = scored if is_raw else [sigmoid(value) for value in scored]
+        right = scored if is_raw else sigmoids(scored)
         assert all(score == right[index] for index, score in found.items())
     return dialect.name
 
