@@ -31,13 +31,16 @@ from serve import (
 )
 from serve.arguments import (
     KEY_VARIABLE,
+    REDIS_VARIABLE,
     add_device,
     add_listening,
     add_model,
+    add_sharing,
     add_telling,
     add_vllm,
     otlp_endpoint,
     port,
+    redis_url,
 )
 from serve.auth import Key, Keys
 from serve.errors import ConfigError, StartError
@@ -45,8 +48,8 @@ from serve.fleet import SOCKET_NAME, Program
 from serve.key_file import read_keys, variable_key
 from serve.stack import Stack
 
-# Not for engines: our key, and the variable by which vLLM would guard a part of its own routes.
-_NOT_INHERITED = (KEY_VARIABLE, "VLLM_API_KEY")
+# Not for engines: our secrets, and the variable by which vLLM would guard a part of its own routes.
+_NOT_INHERITED = (KEY_VARIABLE, REDIS_VARIABLE, "VLLM_API_KEY")
 NO_SERVER = "no server of this user runs"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -92,6 +95,7 @@ def up(options: argparse.Namespace) -> int:
         origins=cors.origins(options.cors_origin, has_keys=bool(keys)),
         access_log=options.access_log,
         otlp_endpoint=otlp_endpoint(options.otlp_endpoint, os.environ),
+        cache_redis=redis_url(options.cache_redis, os.environ),
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server.run(served, settings))
@@ -101,7 +105,7 @@ def up(options: argparse.Namespace) -> int:
 def check(options: argparse.Namespace) -> int:
     """Says whether a configuration can be used on this machine."""
     device = options.device or machine.device()
-    served = _stack(options).on(device, machine.cores())
+    served = _stack(options).on(device, machine.cores(), machine.apart())
     for model in served.models:
         weights.verify(weights.locate(model), model.sha256)
         several = [f"({model.replicas} replicas)"] if model.replicas > 1 else []
@@ -124,7 +128,7 @@ def show_argv(options: argparse.Namespace) -> int:
     """Prints the commands that a configuration stands for, one for each engine."""
     device = options.device or machine.device()
     home_dir = options.run_dir / str(server.DEFAULT_PORT)
-    engines = _stack(options).on(device, machine.cores()).engines
+    engines = _stack(options).on(device, machine.cores(), machine.apart()).engines
     for index, engine in enumerate(chain.from_iterable(engines)):
         command = argv.build(
             engine,
@@ -210,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "up":
             add_listening(command)
             add_telling(command)
+            add_sharing(command)
     return parser
 
 

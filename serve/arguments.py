@@ -16,8 +16,14 @@ ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 PROTOCOL = "http/protobuf"
+CACHE_REDIS = "--cache-redis"
+REDIS_VARIABLE = "RERANK_REDIS_URL"
 _PATH = "/v1/traces"  # below a collector's own URL
 _URL = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[^\s/?#\[\]:]+)(:[0-9]{1,5})?(/[^\s?#]*)?")
+_REDIS_URL = re.compile(
+    r"(rediss?://([^\s/?#@]*@)?(\[[0-9a-fA-F:.]+\]|[^\s/?#\[\]:@]+)(:[0-9]{1,5})?(/[0-9]*)?"
+    r"|unix://([^\s/?#@]*@)?/[^\s?#]+)(\?[^\s#]*)?"
+)
 
 
 def add_listening(command: argparse.ArgumentParser) -> None:
@@ -52,6 +58,31 @@ def add_model(command: argparse.ArgumentParser, *, required: bool) -> None:
         default=shelf.DEFAULT_MODEL,
         help="a config's or stack's name, a YAML's path, a Hugging Face id or a model's folder"
         f" (default: {shelf.DEFAULT_MODEL})",
+    )
+
+
+def add_sharing(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        CACHE_REDIS,
+        metavar="URL",
+        help="a Redis in which servers share their scores, as redis://:password@10.0.0.7:6379/0 (or"
+        f" rediss://, unix://); {REDIS_VARIABLE} in the environment is another way to say it",
+    )
+
+
+def redis_url(given: str | None, environment: Mapping[str, str]) -> str | None:
+    """The URL of the Redis that is shared, if one is, from the option's value and the environment.
+
+    Raises ConfigError for what is none; that says nothing of the value, which may hold a password.
+    """
+    source, url = (CACHE_REDIS, given)
+    if url is None:
+        source, url = REDIS_VARIABLE, environment.get(REDIS_VARIABLE) or None
+    if url is None or _REDIS_URL.fullmatch(url):
+        return url
+    raise ConfigError(
+        f"{source}: that is no URL of a Redis: redis://:password@127.0.0.1:6379/0 is, and"
+        " unix:///run/redis.sock; in a password, write / ? # @ : as %2F %3F %23 %40 %3A"
     )
 
 

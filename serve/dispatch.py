@@ -21,6 +21,7 @@ from serve.replica import Replica, Slot, pick, unavailable
 from serve.rerank import RawScores, RerankRequest
 
 TURNS_AT_ONCE = 2  # at an engine: one that it works on, and one to go on with
+FIRST_TURNS = 1  # beside them, of requests that have had none: vLLM begins those first
 LOOK_S = 0.25
 
 
@@ -109,7 +110,8 @@ class Dispatch:
         """A slot with the job's next turn, if an engine is free for it."""
         open_ = sum(replica.is_open for replica in self._replicas)
         pairs, size = self.pace.turn(open_)
-        replica = pick(self._replicas, min(pairs, job.left), TURNS_AT_ONCE * pairs)
+        turns = TURNS_AT_ONCE + (FIRST_TURNS if job.is_new else 0)
+        replica = pick(self._replicas, min(pairs, job.left), turns * pairs)
         if replica is None:
             return None
         slot = Slot(job.take(pairs, size), replica)
@@ -118,15 +120,20 @@ class Dispatch:
 
     def _pump(self) -> None:
         """Gives turns to those who wait, as long as an engine is free."""
-        while self._line:
-            waiter = self._line.peek()
-            if waiter.done():  # cancelled a moment ago
-                self._line.discard(waiter)
-                continue
-            slot = self._fill(self._jobs[waiter])
-            if slot is None:
-                return
-            self._line.pop().set_result(slot)
+        while any(self._give(waiter) for waiter in self._line.candidates()):
+            pass
+
+    def _give(self, waiter: Waiter) -> bool:
+        """Gives one its turn, if an engine is free for it; whether it waits no more."""
+        if waiter.done():  # cancelled a moment ago
+            self._line.discard(waiter)
+            return True
+        slot = self._fill(self._jobs[waiter])
+        if slot is None:
+            return False
+        self._line.take(waiter)
+        waiter.set_result(slot)
+        return True
 
     def _on_change(self) -> None:
         """A replica may take work again, or will not: whom nobody can answer is told so."""

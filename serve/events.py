@@ -1,7 +1,7 @@
 """What happens to requests inside the server, told to whoever counts it."""
 
 SHED = ("pairs", "bytes", "wait", "deadline")
-REUSED = ("cache", "request", "flight")
+REUSED = ("cache", "shared", "request", "flight")
 MOVED = ("failed", "slow")
 DEATHS = ("exited", "stalled", "start")
 
@@ -29,8 +29,13 @@ class Events:
         """A request was refused for want of room or time, for a reason of SHED."""
 
     def reused(self, model: str, how: str, pairs: int) -> None:
-        """So many pairs were not scored, as REUSED says: their scores were in the cache, were there
-        for the same pair of the same request, or came with those of another request."""
+        """So many pairs were not scored, as REUSED says: their scores were in the cache, in the one
+        that servers share, were there for the same pair of the same request, or came with those of
+        another request."""
+
+    def shared_cache_failed(self) -> None:
+        """The cache that servers share did not answer, or not as it should: it is left alone for
+        some seconds."""
 
     def cut(self, model: str, passages: int) -> None:
         """So many passages of one request were not read whole."""

@@ -20,6 +20,7 @@ from serve.supervise import Supervisor
 from serve.warmup import WARM_UP
 
 if TYPE_CHECKING:
+    from serve.shared_cache import SharedCache
     from serve.traces import Tracing
 
 log = logging.getLogger(__name__)
@@ -62,16 +63,26 @@ class Member:
         events: Events | None = None,
         turn: asyncio.Lock | None = None,
         tracing: "Tracing | None" = None,
+        shared: "SharedCache | None" = None,
     ) -> None:
         """`folder` is what vLLM is given as --model; `turn` is held during each start."""
+        if shared and not weights.is_pinned(model):
+            log.warning(
+                "%s: its scores are not shared, as another server's files may be others: pin them"
+                " by `%s:` in its YAML",
+                model.name,
+                "sha256" if model.is_local else "revision",
+            )
+            shared = None
         replicas = [
             Replica(Engine(place.socket, tracing), index, since=time.monotonic())
             for index, place in enumerate(places)
         ]
-        self.pool = Pool(model, replicas, events)
+        self.pool = Pool(model, replicas, events, shared)
         self.log_files = [place.log_file for place in places]
         self._folder = folder
         self._program = program
+        self._identities: dict[Engine, bytes] = {}
         self._supervisors = [
             self._supervisor(place, replica, events, turn)
             for place, replica in zip(places, replicas, strict=True)
@@ -140,8 +151,11 @@ class Member:
         reading.max_model_len = learnt or model.max_model_len
         if reading.lengths is None:  # else another engine, or a restart
             await self._learn_tokenizer(environment)
-        more = (self._program.device, await engine.version(), reading.lengths is not None)
-        self.pool.reuse.identify(weights.identity(model, self._folder, more))
+        is_read = reading.lengths is not None
+        more = (self._program.device, await engine.version(), reading.max_model_len, is_read)
+        self._identities[engine] = weights.identity(model, self._folder, more)
+        # While engines are restarted with something new, scores are of the old and of the new.
+        self.pool.reuse.identify(b"".join(sorted(set(self._identities.values()))))
 
     async def _learn_tokenizer(self, environment: Mapping[str, str]) -> None:
         reading, model = self.pool.reading, self.pool.model

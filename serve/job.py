@@ -3,7 +3,7 @@
 import bisect
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -19,6 +19,12 @@ def priority_of(request: RerankRequest) -> int:
     """What the request says of itself: the lowest number goes first."""
     priority = request.options.get("priority")
     return priority if isinstance(priority, int) else 0
+
+
+def at_engine(priority: int, *, is_first: bool) -> int:
+    """The priority that vLLM is told for a turn of a request of this one. It begins first turns
+    before later ones, so that who asks for little waits for no more than it is working on."""
+    return 2 * priority + (0 if is_first else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,8 @@ class Job:
         whole, start = self._request, self._taken
         if start == 0 and self.left <= pairs and self._size <= size:
             self._taken = len(whole.passages)
-            return Turn(whole, self._size)
+            turn = whole if self.priority == 0 else replace(whole, options=self._options(start))
+            return Turn(turn, self._size)
         passages = whole.passages[start : start + pairs]
         queries = whole.queries if len(whole.queries) == 1 else whole.queries[start : start + pairs]
         sizes = list(map(sys.getsizeof, passages))
@@ -67,7 +74,12 @@ class Job:
             fit = max(1, bisect.bisect_right(list(accumulate(sizes)), size))
             own, passages, queries = sum(sizes[:fit]), passages[:fit], queries[:fit]
         self._taken = start + len(passages)
-        return Turn(replace(whole, queries=queries, passages=passages), own)
+        options = self._options(start)
+        return Turn(replace(whole, queries=queries, passages=passages, options=options), own)
+
+    def _options(self, start: int) -> Mapping[str, object]:
+        priority = at_engine(self.priority, is_first=start == 0)
+        return {**self._request.options, "priority": priority}
 
 
 def join(parts: Sequence[RawScores]) -> RawScores:

@@ -3,8 +3,8 @@
 A request asks for one turn at a time, and for the next when it has had that. Those that have had
 none yet and those that have had some take turns: so whoever asks for little waits for about one
 turn of a large request, however many there are, and no stream of small ones holds up a large one
-for ever. Within the two it is first come, first served. Of several priorities the lowest number
-goes first, whatever else waits.
+for ever. Some room at the engines is kept for first turns. Within the two it is first come, first
+served. Of several priorities the lowest number goes first, whatever else waits.
 """
 
 from collections import OrderedDict
@@ -32,23 +32,20 @@ class Line(Generic[T]):
         queues[0 if is_new else 1][waiter] = None
         self._places[waiter] = (priority, is_new)
 
-    def peek(self) -> T:
-        """Who is next. Raises IndexError when nobody waits."""
-        return self._next()[0]
-
-    def pop(self) -> T:
-        """Takes out who is next. Raises IndexError when nobody waits."""
-        waiter, self._last_was_new = self._next()
-        self.discard(waiter)
-        return waiter
-
-    def _next(self) -> tuple[T, bool]:
-        """Who is next, and whether that one is new."""
+    def candidates(self) -> list[T]:
+        """Who is next; and, should there be no room for that one, who is next of those that have
+        had no turn, for whom some room is kept. Nobody, when nobody waits."""
         if not self._queues:
-            raise IndexError("nobody waits")
+            return []
         new, old = self._queues[min(self._queues)]
         takes_new = bool(new) and not (old and self._last_was_new)
-        return next(iter(new if takes_new else old)), takes_new
+        queues = (new,) if takes_new else (old, new)
+        return [next(iter(queue)) for queue in queues if queue]
+
+    def take(self, waiter: T) -> None:
+        """Takes out one that gets its turn."""
+        self._last_was_new = self._places[waiter][1]
+        self.discard(waiter)
 
     def discard(self, waiter: T) -> None:
         """Takes one out, if it is there."""

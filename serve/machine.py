@@ -51,6 +51,19 @@ def cores(cpus: Path = _CPUS) -> list[int]:
     return sorted(os.sched_getaffinity(0), key=place)
 
 
+def apart(cpus: Path = _CPUS) -> list[int]:
+    """One of the hardware threads of each core that this process may use: two of one core compute
+    no faster than one does."""
+    first: dict[str, int] = {}
+    for cpu in cores(cpus):
+        try:
+            core = (cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text()
+        except OSError:
+            core = str(cpu)
+        first.setdefault(core, cpu)
+    return list(first.values())
+
+
 def _first_number(file: Path) -> int:
     """The number that a file of the kernel begins with; 0 where there is none."""
     try:

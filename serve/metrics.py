@@ -89,6 +89,8 @@ class Metrics(Events):
         self._reused = self._counter(
             "rerank_reused_pairs", "Pairs whose scores were known.", "model", "how"
         )
+        words = "Failures of the cache that servers share."
+        self._failures = Counter("rerank_shared_cache_failures", words, registry=self._registry)
         self._deaths = self._counter(
             "rerank_engine_deaths", "Engines that ended unasked.", *engine, "reason"
         )
@@ -162,6 +164,9 @@ class Metrics(Events):
 
     def reused(self, model: str, how: str, pairs: int) -> None:
         self._reused[model, how].inc(pairs)
+
+    def shared_cache_failed(self) -> None:
+        self._failures.inc()
 
     def cut(self, model: str, passages: int) -> None:
         self._cut[model,].inc(passages)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from serve.admission import Admission, Ticket, check_size
 from serve.dispatch import Dispatch
@@ -18,6 +19,9 @@ from serve.rerank import RawScores, RerankRequest, RerankResult, build_result
 from serve.reuse import Reuse
 from serve.spec import Model
 
+if TYPE_CHECKING:
+    from serve.shared_cache import SharedCache
+
 Admitted = Callable[[], Awaitable[None]]
 
 
@@ -25,7 +29,11 @@ class Pool:
     """The replicas of one model, and what is known of how it reads."""
 
     def __init__(
-        self, model: Model, replicas: Sequence[Replica], events: Events | None = None
+        self,
+        model: Model,
+        replicas: Sequence[Replica],
+        events: Events | None = None,
+        shared: "SharedCache | None" = None,
     ) -> None:
         self.model = model
         self.replicas = replicas
@@ -33,7 +41,7 @@ class Pool:
         self.dispatch = Dispatch(model.name, replicas, events=events)
         self._events = events or Events()
         most_bytes = int(model.cache.memory_mib * 1024 * 1024)
-        self.reuse = Reuse(model.name, most_bytes, self._events)
+        self.reuse = Reuse(model.name, most_bytes, self._events, shared)
         self.admission = Admission(model.name, model.limits, self.dispatch.pace, self._events)
 
     @property

@@ -10,16 +10,18 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import orjson
 
 from serve.events import Events
 from serve.job import priority_of
-from serve.rerank import Chunk, RawScores, RerankRequest
+from serve.known import Known
+from serve.rerank import RawScores, RerankRequest
 
-# What is known of a pair: its raw value; and, of one that was not read whole, whether it was cut
-# and the part of it that won.
-Known = float | tuple[float, bool, Chunk | None]
+if TYPE_CHECKING:
+    from serve.shared_cache import SharedCache
+
 Fresh = Callable[[RerankRequest], Awaitable[RawScores]]
 
 ENTRY_BYTES = 224  # of memory, of one pair: measured (tests/test_reuse.py)
@@ -83,12 +85,20 @@ class _Claim:
 class Reuse:
     """What is known of one model's pairs, and who is finding out more."""
 
-    def __init__(self, name: str, most_bytes: int, events: Events | None = None) -> None:
-        """`name` is the model's; 0 bytes: every pair is scored, whatever is known."""
+    def __init__(
+        self,
+        name: str,
+        most_bytes: int,
+        events: Events | None = None,
+        shared: "SharedCache | None" = None,
+    ) -> None:
+        """`name` is the model's; 0 bytes: every pair is scored, whatever is known, here or by
+        other servers (`shared`)."""
         self._name = name
         self._is_on = most_bytes > 0
         self._memory = Memory(most_bytes)
         self._events = events or Events()
+        self._shared = shared
         self._claims: dict[bytes, _Claim] = {}
         self._identity = b""
 
@@ -112,20 +122,22 @@ class Reuse:
         keys = keys_of(self._identity, request)
         places = dict(zip(keys, range(len(keys)), strict=True))  # of several alike, one
         known = self._memory.find(places)
-        hits, own, tokens, waits = len(known), 0, 0, True
+        hits, own, shared, tokens, waits = len(known), 0, 0, 0, True
         while todo := _without(places, known):
             others = self._others(todo, request) if waits else {}
             mine = _without(todo, others)
             if mine:
-                raw = await self._score(request, mine, fresh)
-                if len(mine) == len(keys):
+                found, raw = await self._find_out(request, mine, fresh)
+                if len(raw.values) == len(keys):
                     return raw  # mostly
-                own, tokens = own + len(mine), tokens + raw.prompt_tokens
-                known |= _known(mine, raw)
+                own, tokens = own + len(raw.values), tokens + raw.prompt_tokens
+                shared += len(found) - len(raw.values)
+                known |= found
             for claim in set(others.values()):
                 known |= await asyncio.shield(claim.done)
             waits = False  # for those who failed: of many that wait, none waits for all the others
-        self._tell(cache=hits, flight=len(places) - hits - own, request=len(keys) - len(places))
+        flight = len(places) - hits - own - shared
+        self._tell(cache=hits, shared=shared, flight=flight, request=len(keys) - len(places))
         return _assemble([known[key] for key in keys], tokens, reused=len(keys) - own)
 
     def _tell(self, **reused: int) -> None:
@@ -146,22 +158,30 @@ class Reuse:
             if claim.pairs <= pairs and claim.priority <= priority
         }
 
-    async def _score(
-        self, request: RerankRequest, mine: Mapping[bytes, int], fresh: Fresh
-    ) -> RawScores:
-        """The raw values of these pairs of the request, which whoever asks meanwhile gets too."""
-        keys: list[bytes] = list(mine)
-        done = asyncio.get_running_loop().create_future()
+    async def _find_out(
+        self, request: RerankRequest, mine: dict[bytes, int], fresh: Fresh
+    ) -> tuple[dict[bytes, Known], RawScores]:
+        """What other servers know of these pairs of the request or is found by scoring them, which
+        whoever asks meanwhile gets too; and the raw values of those that were scored."""
+        identity, done = self._identity, asyncio.get_running_loop().create_future()
         claim = _Claim(len(request.passages), priority_of(request), done)
-        self._claims |= dict.fromkeys(keys, claim)
-        known: Mapping[bytes, Known] = {}
+        self._claims |= dict.fromkeys(mine, claim)
+        known: dict[bytes, Known] = {}
+        raw = RawScores([], 0)
         try:
-            raw = await fresh(_part(request, list(mine.values())))
-            known = _known(keys, raw)
-            self._memory.put(known)
-            return raw
+            if self._shared is not None:
+                known = await self._shared.find(mine)
+                self._memory.put(known)
+            if rest := _without(mine, known):
+                raw = await fresh(_part(request, list(rest.values())))
+                scored = _known(rest, raw)
+                self._memory.put(scored)
+                if self._shared is not None and identity == self._identity:
+                    self._shared.put(scored)
+                known = known | scored if known else scored
+            return known, raw
         finally:
-            for key in keys:
+            for key in mine:
                 if self._claims.get(key) is claim:
                     del self._claims[key]
             done.set_result(known)

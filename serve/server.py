@@ -6,7 +6,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, aclosing, closing, contextmanager
+from contextlib import ExitStack, aclosing, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -30,6 +30,7 @@ from serve.protocol import Protocol
 from serve.stack import Stack
 
 if TYPE_CHECKING:
+    from serve.shared_cache import SharedCache
     from serve.traces import Tracing
 
 log = logging.getLogger(__name__)
@@ -54,22 +55,24 @@ class Options:
     origins: Collection[str] = ()  # whose pages may use this server
     access_log: float = 0.0  # the share of requests that the log tells of
     otlp_endpoint: str | None = None  # where traces are sent
+    cache_redis: str | None = None  # the URL of the cache that is shared with other servers
 
 
 async def run(stack: Stack, options: Options) -> None:
     """Serves `stack` until a signal. Raises ConfigError and StartError; leaves nothing behind."""
     device = options.program.device
-    stack = _traced(stack, options.otlp_endpoint).on(device, machine.cores())
+    stack = _traced(stack, options.otlp_endpoint).on(device, machine.cores(), machine.apart())
     folders = [weights.locate(model) for model in stack.models]
     signals = Signals()
     metrics = Metrics()
+    shared = _shared_cache(options.cache_redis, metrics)
     with ExitStack() as resources:
         tracing = resources.enter_context(_tracing(options.otlp_endpoint))
         listener = resources.enter_context(listen(options.host, options.port))
         home = resources.enter_context(Home(options.run_dir, listener.getsockname()[1]))
         if device == "cpu":
             machine.check_memory(stack.memory_gib, machine.available_memory_gib())
-        members = _members(stack, folders, options, home, metrics, tracing, resources)
+        members = _members(stack, folders, options, home, metrics, tracing, shared, resources)
         url = _url(listener, options.tls)
         for member in members:
             logs = ", ".join(map(str, member.log_files))
@@ -85,7 +88,9 @@ async def run(stack: Stack, options: Options) -> None:
                 tls.reload(options.tls, *options.tls_files)
             options.keys.replace(keys)
 
-        async with aclosing(gateway), renewal.watching(options.tls, options.tls_files):
+        sharing = shared.running() if shared else nullcontext()
+        watching = renewal.watching(options.tls, options.tls_files)
+        async with sharing, aclosing(gateway), watching:
             most = door.room(door.raise_descriptors(), sum(map(len, stack.engines)))
             server = door.HttpServer(_http_config(gateway, options), most)
             await until_stopped(
@@ -107,6 +112,7 @@ def _members(
     home: Home,
     metrics: Metrics,
     tracing: "Tracing | None",
+    shared: "SharedCache | None",
     resources: ExitStack,
 ) -> list[fleet.Member]:
     """Every model of the stack; its engines are numbered over all of them."""
@@ -120,7 +126,14 @@ def _members(
             for engine, number in zip(engines, numbers, strict=False)
         ]
         member = fleet.Member(
-            model, places, folder, options.program, events=metrics, turn=turn, tracing=tracing
+            model,
+            places,
+            folder,
+            options.program,
+            events=metrics,
+            turn=turn,
+            tracing=tracing,
+            shared=shared,
         )
         resources.callback(member.pool.close)
         members.append(member)
@@ -164,6 +177,21 @@ def _tracing(endpoint: str | None) -> "Iterator[Tracing | None]":
         ) from error
     with closing(Tracing(endpoint)) as tracing:
         yield tracing
+
+
+def _shared_cache(url: str | None, metrics: Metrics) -> "SharedCache | None":
+    """The cache that is shared with other servers, if there is one. Raises ConfigError and
+    StartError."""
+    if url is None:
+        return None
+    try:
+        from serve.shared_cache import SharedCache  # whose package costs memory and a moment
+    except ImportError as error:
+        raise StartError(
+            f"a shared cache needs the package redis ({error}): install it, or start without"
+            " --cache-redis"
+        ) from error
+    return SharedCache(url, metrics)
 
 
 @contextmanager

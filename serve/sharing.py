@@ -11,7 +11,7 @@ from itertools import chain
 from serve.errors import ConfigError
 from serve.spec import Model
 
-BIND = "VLLM_CPU_OMP_THREADS_BIND"  # the cores of an engine; unset, vLLM chooses: all of them
+BIND = "VLLM_CPU_OMP_THREADS_BIND"  # the cores of an engine
 VISIBLE = "CUDA_VISIBLE_DEVICES"  # the GPUs of an engine; unset, it uses the first
 MEMORY_FLAG = "gpu-memory-utilization"
 PARALLEL_FLAGS = ("tensor-parallel-size", "pipeline-parallel-size")  # one GPU for each part
@@ -19,15 +19,18 @@ VLLM_GPU_MEMORY = 0.92  # what vLLM takes of a GPU's memory unless told otherwis
 
 
 def on_cpu(
-    models: Sequence[Model], counts: Mapping[str, int], cores: Sequence[int]
+    models: Sequence[Model],
+    counts: Mapping[str, int],
+    cores: Sequence[int],
+    apart: Sequence[int] | None = None,
 ) -> list[list[Model]]:
     """The replicas of each model, bound to cores of the machine's `cores`.
 
     Each replica of a model in `counts` (its name → how many) has cores of its own. Of the others, a
-    single engine may use every core, and several divide those that nobody has of their own. They
-    get equally many, so that they compute alike; what does not divide is the gateway's. Where they
-    outnumber the cores, each has one core, and some the same. (Left to itself, vLLM would bind all
-    of them to the same cores.) A YAML that binds an engine's threads itself keeps its word.
+    single engine may use all, or those of `apart`, and several divide those that nobody has of
+    their own. They get equally many, so that they compute alike; what does not divide is the
+    gateway's. Where they outnumber the cores, each has one core, and some the same. A YAML that
+    binds an engine's threads itself keeps its word.
 
     Raises ConfigError when `counts` come to more than there is.
     """
@@ -43,8 +46,10 @@ def on_cpu(
     def replica(model: Model, index: int) -> Model:
         if model.name in counts:
             return _bound(model, [next(dealt) for _ in range(counts[model.name])])
-        if model.replicas == 1 or BIND in model.env:
+        if BIND in model.env:
             return model
+        if model.replicas == 1:
+            return _bound(model, apart or cores)
         return _bound(model, part(rest, index, model.replicas))
 
     return [[replica(model, index) for index in range(model.replicas)] for model in models]

@@ -71,9 +71,12 @@ class Stack:
         """What the models need of a CPU's memory: a model and the number of its replicas → GiB."""
         return {label(m): m.hardware.memory_gib * m.replicas for m in self.models}
 
-    def on(self, device: DeviceKind, cores: Sequence[int]) -> "Stack":
+    def on(
+        self, device: DeviceKind, cores: Sequence[int], apart: Sequence[int] | None = None
+    ) -> "Stack":
         """The stack with its `engines`, each with its share of one machine, whose CPU cores are
-        `cores`. `models` are what they all have in common.
+        `cores`; `apart` are those of an engine that may use all: no two are one core's threads.
+        `models` are what they all have in common.
 
         Raises ConfigError when the shares come to more than there is, showing the sum.
         """
@@ -84,5 +87,5 @@ class Stack:
             engines = on_gpu(models, fractions)
         else:
             counts = {name: e.cores for name, e in shares if e.cores is not None}
-            engines = on_cpu(models, counts, cores)
+            engines = on_cpu(models, counts, cores, apart)
         return replace(self, models=models, engines=engines)

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -81,6 +82,13 @@ def identity(model: Model, folder: str, more: object) -> bytes:
         files = [(file.name, file.stat()) for file in sorted(Path(folder).iterdir())]
         parts += [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
     return hashlib.sha256(repr(parts).encode()).digest()
+
+
+def is_pinned(model: Model) -> bool:
+    """Whether `identity` is that of the same weights on any machine."""
+    if model.is_local:
+        return bool(model.sha256)
+    return re.fullmatch("[0-9a-f]{7,40}", model.revision or "") is not None
 
 
 def _hub_cache(environment: Mapping[str, str]) -> Path:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve import argv
+from serve.sharing import BIND
 from serve.shelf import CONFIGS, is_stack
 from serve.spec import DeviceKind, Model, load
 
@@ -55,6 +56,34 @@ def test_a_flag_by_the_type_of_its_value(value: object, arguments: list[str]):
     command = build(Model(model="a/b", names=("m",), vllm={"flag": value}))
     bare = build(Model(model="a/b", names=("m",)))
     assert list(command.argv[len(bare.argv) :]) == arguments
+
+
+@pytest.mark.parametrize(
+    ("env", "vllm", "told"),
+    [
+        ({BIND: "0,2-4"}, {}, ["4", "{0,2,3,4}", "true"]),
+        ({BIND: 1}, {}, ["1", "{1}", "true"]),
+        ({BIND: "nobind"}, {}, [None, None, None]),
+        ({}, {}, [None, None, None]),
+        ({BIND: "0,1", "OMP_NUM_THREADS": 9}, {}, ["9", "{0,1}", "true"]),
+    ],
+)
+def test_threads_of_the_only_process(
+    env: dict[str, str | int | float], vllm: dict[str, object], told: list[str | None]
+):
+    command = build(Model(model="a/b", names=("m",), env=env, vllm=vllm), "cpu")
+    names = ("OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND")
+    assert [command.env.get(name) for name in names] == told
+    assert command.env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0" and "uni" in command.argv
+
+
+@pytest.mark.parametrize(
+    "vllm", [{"distributed-executor-backend": "mp"}, {"tensor-parallel-size": 2}]
+)
+def test_a_model_in_several_processes_is_left_to_vllm(vllm: dict[str, object]):
+    command = build(Model(model="a/b", names=("m",), env={BIND: "0|1"}, vllm=vllm), "cpu")
+    assert "uni" not in command.argv
+    assert not command.env.keys() & {"VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_PLACES"}
 
 
 def test_the_device_lays_its_own_over_the_rest(tmp_path: Path):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.admission import Admission, Ticket
-from serve.dispatch import TURNS_AT_ONCE, Dispatch
+from serve.dispatch import FIRST_TURNS, TURNS_AT_ONCE, Dispatch
 from serve.errors import EngineFault, InvalidRequest, RequestError, Unavailable
 from serve.events import Events
 from serve.pace import LEAST_PAIRS
@@ -33,6 +33,7 @@ class Engine:
         self.faults = list(faults)
         self.asked: list[list[str]] = []
         self.queries: list[object] = []
+        self.priorities: list[int | None] = []
         self.cancelled = 0
         self.gate = asyncio.Event()
         self.gate.set()
@@ -41,6 +42,7 @@ class Engine:
         asked = orjson.loads(body)
         self.asked.append(asked["documents"])
         self.queries.append(asked["queries"])
+        self.priorities.append(asked.get("priority"))
         assert len(asked["documents"]) == pairs
         fault = self.faults.pop(0) if self.faults else None
         try:
@@ -163,6 +165,34 @@ def test_an_engine_is_given_little_more_than_it_works_on():
         assert await small == [7]
         assert engine.asked.index(["7"]) <= TURNS_AT_ONCE + 1
         assert len(await large) == 1000
+
+    tell(story, [])
+
+
+def test_who_asks_for_little_is_at_an_engine_at_once_and_first_there():
+    async def story(site: Site) -> None:
+        engine = site.engines[0]
+        engine.gate.clear()
+        large = asyncio.create_task(site.score(list(range(1000))))
+        await soon()
+        sizes = [4, LEAST_PAIRS - 4, 4]
+        small = [asyncio.create_task(site.score([7] * size)) for size in sizes]
+        await soon()
+        most = (TURNS_AT_ONCE + FIRST_TURNS) * LEAST_PAIRS
+        assert site.replicas[0].pairs == most  # and the last one waits
+        assert engine.priorities == [0, 1, None, None]  # the lowest first, and none is 0
+        engine.gate.set()
+        await asyncio.gather(large, *small)
+        assert set(engine.priorities[2:]) == {None, 1}
+
+    tell(story, [])
+
+
+def test_an_urgent_request_is_before_all_others_at_the_engine():
+    async def story(site: Site) -> None:
+        await site.score(list(range(LEAST_PAIRS + 1)), priority=-2)
+        await site.score([1], priority=3)
+        assert site.engines[0].priorities == [-4, -3, 6]
 
     tell(story, [])
 
@@ -369,13 +399,13 @@ def test_who_waits_is_told_when_the_last_engine_dies():
     async def story(site: Site) -> None:
         replica, engine = site.replicas[0], site.engines[0]
         engine.gate.clear()
-        large = asyncio.create_task(site.score(list(range(500))))
-        small = asyncio.create_task(site.score([1]))
+        sizes = (500, 500, 1)  # two of which leave no room for the first turn of the third
+        tasks = [asyncio.create_task(site.score([1] * size)) for size in sizes]
         await soon()
         engine.faults = []
         replica.progress = Progress("dead")
         replica.changed()
-        for task in (large, small):
+        for task in tasks:
             with pytest.raises(Unavailable) as error:
                 await task
             assert error.value.retry_after

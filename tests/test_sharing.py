@@ -43,8 +43,8 @@ def visible(engines: Sequence[Sequence[Model]]) -> list[list[object]]:
 def test_cores_are_dealt_out():
     models = [model("a"), model("b", 2), model("c")]
     engines = on_cpu(models, {"a": 2, "b": 1}, [0, 1, 5, 7, 8])
-    assert bound(engines) == [["0,1"], ["5", "7"], [None]]
-    assert engines[2] == [models[2]]
+    assert bound(engines) == [["0,1"], ["5", "7"], ["0,1,5,7,8"]]
+    assert bound(on_cpu(models[2:], {}, [0, 1, 2, 3], [0, 2])) == [["0,2"]]
 
 
 def test_cores_that_there_are_not():
@@ -56,7 +56,7 @@ def test_cores_that_there_are_not():
 @pytest.mark.parametrize(
     ("replicas", "cores", "expected"),
     [
-        (1, [0, 1], [None]),  # vLLM's own choice: all of them
+        (1, [0, 1], ["0,1"]),
         (2, [0, 1], ["0", "1"]),
         (2, [0, 1, 2, 3, 4], ["0,1", "2,3"]),
         (2, [3], ["3", "3"]),
@@ -97,7 +97,10 @@ def test_nobody_has_a_core_that_another_has_of_its_own(
     assert [len(replicas) for replicas in engines] == [replicas for replicas, _ in wanted]
     owned: Counter[str] = Counter()
     for replicas, count in zip(engines, (count for _, count in wanted), strict=True):
-        shares = [str(engine.env[BIND]).split(",") for engine in replicas if engine.env]
+        if count is None and len(replicas) == 1:
+            assert str(replicas[0].env[BIND]).split(",") == list(map(str, cores))
+            continue  # an only one may use all of them
+        shares = [str(engine.env[BIND]).split(",") for engine in replicas]
         used = Counter(chain.from_iterable(shares))
         assert set(used) <= set(map(str, cores))
         assert len(set(map(len, shares))) <= 1  # replicas of a model compute alike
@@ -109,8 +112,8 @@ def test_nobody_has_a_core_that_another_has_of_its_own(
             assert len(cores) - total - len(used) < len(replicas)  # too few for one more each
     assert sum(owned.values()) == total == len(owned)
     for replicas, (_, count) in zip(engines, wanted, strict=True):
-        if count is None and total < len(cores):
-            rest = [str(engine.env[BIND]).split(",") for engine in replicas if engine.env]
+        if count is None and total < len(cores) and len(replicas) > 1:
+            rest = [str(engine.env[BIND]).split(",") for engine in replicas]
             assert not set(chain.from_iterable(rest)) & set(owned)
 
 
@@ -126,6 +129,8 @@ def test_hardware_threads_of_one_core_are_neighbours(
         (topology / "thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
     assert machine.cores(tmp_path) == [0, 4, 2, 6, 1, 5, 3, 7]
     assert machine.cores(tmp_path / "none") == list(range(8))
+    assert machine.apart(tmp_path) == [0, 2, 1, 3]
+    assert machine.apart(tmp_path / "none") == list(range(8))
 
 
 def test_the_cores_of_this_machine():

@@ -111,7 +111,7 @@ def serving(
     folder: Path, *, replicas: int = 1, limits: str = "", **env: str | float
 ) -> Iterator[Site]:
     """A server that is ready. `limits` is what stands between the braces of its `limits: {}`."""
-    config = write_config(folder, f"replicas: {replicas}\nlimits: {{{limits}}}\n")
+    config = write_config(folder, f"cache: 0\nreplicas: {replicas}\nlimits: {{{limits}}}\n")
     files = {"FAKE_FAULT_FILE": folder / "fault-{}", "FAKE_WATCH_FILE": folder / "watch"}
     variables = {name: str(value) for name, value in {**files, **env}.items()}
     with Server(config, folder, env=variables) as server:

