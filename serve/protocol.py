@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sized
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -14,6 +14,7 @@ from serve.clocks import Taking, Timer
 from serve.errors import Overloaded, RequestError, RequestTimeout
 from serve.messages import last_answer
 from serve.tls import Connection
+from serve.together import Together
 from serve.upgrades import Parser
 
 MOST_WAITING = 32  # requests that came before the one before them was answered
@@ -119,6 +120,7 @@ class Protocol(HttpToolsProtocol):
             return
         heads.check(self.parser.get_http_version(), self.headers)
         super().on_headers_complete()
+        self.cycle.transport = Together(self.cycle)  # type: ignore[assignment]
         self._timer.clear()
         self._place, self._unread = _Place.BODY, 0
         if not self.pipeline:
@@ -148,6 +150,8 @@ class Protocol(HttpToolsProtocol):
         return self._serving is not None and not self._serving.response_complete
 
     def on_response_complete(self) -> None:
+        if self._serving is not None:
+            cast(Together, self._serving.transport).flush()
         following = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
         self._taking.watch()

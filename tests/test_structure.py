@@ -26,6 +26,7 @@ PURE = [
         "reader",
         "argv",
         "rerank",
+        "known",
         "texts",
         "specials",
         "bounds",
