@@ -1,5 +1,6 @@
 """How long a start takes, phase by phase, and what the gateway keeps in memory."""
 
+import argparse
 import re
 import tempfile
 import time
@@ -8,18 +9,32 @@ from pathlib import Path
 import psutil
 import requests
 
+from benchmarks.load.options import count
+from benchmarks.outcome import Outcome, Row
 from tests.harness import Server
 
 _READY = re.compile(r"ready after ([\d.]+) s \((.*)\)")
 MIB = 1024**2
 
 
-def startup(runs: int = 3) -> list[dict[str, object]]:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=count, default=3, help="starts; default: %(default)s")
+
+
+def run(arguments: argparse.Namespace) -> list[Outcome]:
+    return [startup(arguments.runs)]
+
+
+def startup(runs: int) -> Outcome:
     """The embedded model from `python -m serve up` to its first score, `runs` times."""
-    return [_one_start() for _ in range(runs)]
+    return Outcome(
+        "startup",
+        "from `python -m serve up` to the first score, embedded model",
+        [_one_start() for _ in range(runs)],
+    )
 
 
-def _one_start() -> dict[str, object]:
+def _one_start() -> Row:
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as work, Server("minilm", Path(work), vllm=None) as server:
         while not _is_live(server.url):

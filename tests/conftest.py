@@ -71,7 +71,7 @@ def xlm_roberta_server(
     work = tmp_path_factory.mktemp("xlm")
     config = work / "tiny.yaml"
     config.write_text(
-        f"model: {tiny_xlm_roberta}\nnames: [tiny]\nscore: logit\n"
+        f"model: {tiny_xlm_roberta}\nnames: [tiny]\nscore: logit\ncache: 0\n"
         "vllm: {runner: pooling, max-model-len: 128, dtype: float32, enforce-eager: true}\n"
     )
     with Server(config, work, vllm=None) as server:

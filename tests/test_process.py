@@ -28,7 +28,7 @@ def test_it_listens_at_once_and_says_what_it_waits_for(tmp_path: Path):
         early = server.get("/health/ready")
         assert early.status_code == 503 and early.headers["retry-after"]
         assert server.get("/health/live").ok
-        refused = server.post("/rerank", {"query": "q", "passages": ["a"]})
+        refused = server.post("/rerank", {"query": "q", "passages": ["z"]})
         assert refused.status_code == 503 and refused.headers["retry-after"]
         assert "not ready" in refused.json()["message"]
         wait_until(lambda: phase(server)["phase"] == "downloading", 5)
@@ -90,7 +90,7 @@ def test_a_server_started_again_at_once_is_left_alone_by_the_old_ones_guard(tmp_
             second.until_ready()
             wait_until(lambda: not alive(below), 15)
             time.sleep(0.5)
-            second.post("/rerank", {"query": "!drop", "passages": ["a"]})  # a new connection next
+            second.post("/rerank", {"query": "!drop", "passages": ["z"]})  # a new connection next
             assert len(second.rerank("q", ["a"])) == 1
 
 
@@ -118,7 +118,7 @@ def cmdline(pid: int) -> bytes:
 def test_an_engine_that_dies_is_restarted(tmp_path: Path):
     with start(tmp_path) as server:
         before = server.until_ready().descendants()
-        answer = server.post("/rerank", {"query": "!die", "passages": ["a"]})
+        answer = server.post("/rerank", {"query": "!die", "passages": ["z"]})
         assert answer.status_code == 503 and answer.headers["retry-after"]
         wait_until(lambda: not server.get("/health/ready").ok, 5)
         assert server.get("/health/live").ok
@@ -170,13 +170,13 @@ def test_a_request_in_flight_is_finished_before_the_stop(tmp_path: Path):
         server.until_ready()
         answers: list[requests.Response] = []
         ask = threading.Thread(
-            target=lambda: answers.append(server.post("/rerank", {"query": "q", "passages": ["a"]}))
+            target=lambda: answers.append(server.post("/rerank", {"query": "q", "passages": ["z"]}))
         )
         ask.start()
         time.sleep(0.3)
         server.process.terminate()
         time.sleep(0.2)
-        refused = server.post("/rerank", {"query": "q", "passages": ["a"]})
+        refused = server.post("/rerank", {"query": "q", "passages": ["z"]})
         assert refused.status_code == 503 and "stopping" in refused.json()["message"]
         assert not server.get("/health/ready").ok
         ask.join()
@@ -189,7 +189,7 @@ def test_a_stop_does_not_wait_for_ever(tmp_path: Path):
         server.until_ready()
         ask = threading.Thread(
             target=lambda: requests.post(
-                server.url + "/rerank", json={"query": "!hang", "passages": ["a"]}, timeout=20
+                server.url + "/rerank", json={"query": "!hang", "passages": ["z"]}, timeout=20
             )
         )
         ask.start()
@@ -203,10 +203,10 @@ def test_too_many_pairs_in_flight(tmp_path: Path):
     config = "limits: {pairs_in_flight: 10}\n"
     with start(tmp_path, config=config, FAKE_DELAY_S="0.7") as server:
         server.until_ready()
-        ask = threading.Thread(target=lambda: server.rerank("q", ["a"] * 12))
+        ask = threading.Thread(target=lambda: server.rerank("q", list("abcdefghijkl")))
         ask.start()  # more than the limit, but nothing else is in flight
         time.sleep(0.3)
-        refused = server.post("/rerank", {"query": "q", "passages": ["a"]})
+        refused = server.post("/rerank", {"query": "q", "passages": ["z"]})
         assert refused.status_code == 429 and refused.headers["retry-after"]
         assert "pairs_in_flight" in refused.json()["message"]
         ask.join()
@@ -292,7 +292,7 @@ def test_keys_guard_every_route_but_health(tmp_path: Path):
     with start(tmp_path, "--api-key-file", str(keys), RERANK_API_KEY="secret-2") as server:
         server.until_ready()
         for path in ("/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score"):
-            assert server.post(path, {"query": "q", "passages": ["a"]}).status_code == 401
+            assert server.post(path, {"query": "q", "passages": ["z"]}).status_code == 401
         for path in ("/v1/models", "/metrics", "/nothing"):
             assert server.get(path).status_code == 401
         for path in ("/health", "/health/live", "/health/ready"):

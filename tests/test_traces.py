@@ -88,7 +88,7 @@ def collector() -> Iterator[Collector]:
 
 def start(work: Path, endpoint: str, config: str = "", **env: str) -> Server:
     env_yaml = f'env: {{FAKE_TRACE_FILE: "{work / "traces"}"}}\n'
-    path = write_config(work, config + env_yaml)
+    path = write_config(work, "cache: 0\n" + config + env_yaml)
     return Server(path, work, "--otlp-endpoint", endpoint, env={**OFTEN, **env})
 
 
@@ -246,7 +246,7 @@ def test_what_a_collector_refuses_is_said_once(collector: Collector, tmp_path: P
 
 def test_the_environment_says_it_too(collector: Collector, tmp_path: Path):
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SERVICE_NAME": "mine", **OFTEN}
-    with Server(write_config(tmp_path), tmp_path, env=env) as server:
+    with Server(write_config(tmp_path, "cache: 0\n"), tmp_path, env=env) as server:
         server.until_ready().rerank("q", ["a"])
         collector.until(2)
         assert "google/_upb" in maps(server)
