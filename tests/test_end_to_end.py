@@ -306,7 +306,11 @@ def test_the_parts_of_pairs(
 
 
 def test_parts_count_as_pairs(minilm_server: Server):
-    body = {"query": "q", "documents": [f"{n} deep learning " * 20_000 for n in range(20)], "max_tokens_per_doc": 20}
+    body = {
+        "query": "q",
+        "documents": [f"{n} deep learning " * 20_000 for n in range(20)],
+        "max_tokens_per_doc": 20,
+    }
     answer = minilm_server.post("/v2/rerank", {**body, "max_chunks_per_doc": 100_000})
     assert answer.status_code == 413
     assert "lower max_chunks_per_doc" in answer.json()["message"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import requests
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from serve.auth import Key, Quota
@@ -186,6 +186,7 @@ def used(quota: Quota, before: int, now: int, left_s: float) -> int:
 counts = st.integers(0, 10**6)
 
 
+@settings(suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.integers(1, 10**6), st.data())
 def test_the_wait_is_as_long_as_it_must_be(most: int, data: st.DataObject):
     quota = Quota(most, "minute")

@@ -1,7 +1,6 @@
 """What is not scored again: and that nobody is given another pair's score."""
 
 import asyncio
-import gc
 import tracemalloc
 from collections.abc import Awaitable, Sequence
 from dataclasses import replace
@@ -137,7 +136,6 @@ def test_those_asked_for_longest_ago_make_room():
 
 
 def test_an_entry_takes_no_more_memory_than_is_counted():
-    gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     memory, count = Memory(1 << 30), 50_000

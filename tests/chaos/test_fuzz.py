@@ -11,7 +11,7 @@ import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -30,7 +30,7 @@ from serve.pool import Pool
 from serve.protocol import Protocol
 from serve.replica import Replica
 from serve.rerank import RawScores, sigmoids
-from serve.spec import Limits, Model
+from serve.spec import Cache, Limits, Model
 from serve.stack import Stack
 from serve.vllm_log import Progress
 from tests.bodies import ASKING, MORE, PINECONE, Asking
@@ -365,7 +365,7 @@ async def ask(gateway: Gateway, sent: Sent) -> tuple[int, bytes]:
 
 def test_a_hundred_thousand_bodies(record_property: Callable[[str, object], None]):
     scorer = Scorer()
-    model = Model(model="a/b", names=("fake", "org/fake"), limits=LIMITS)
+    model = Model(model="a/b", names=("fake", "org/fake"), limits=LIMITS, cache=Cache(0))
     replica = Replica(scorer, progress=Progress("ready"))  # type: ignore[arg-type]
     gateway = Gateway(Catalog(Stack.of(model), [Pool(model, [replica])]), keys=Keys())
     outcomes: Counter[str] = Counter()
@@ -452,6 +452,9 @@ class Taker:
     def write(self, data: bytes) -> None:
         assert not self.is_closed
         self.written += data
+
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        self.write(b"".join(parts))
 
     def close(self) -> None:
         self.is_closed = True
