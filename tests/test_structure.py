@@ -61,6 +61,21 @@ PURE += [
     ROOT / "deploy" / "vast" / f"{name}.py"
     for name in ("plan", "offers", "instance", "snippets", "recipe")
 ]
+PURE += [
+    ROOT / "benchmarks" / f"{name}.py"
+    for name in (
+        "outcome",
+        "load/arrivals",
+        "load/latency",
+        "load/results",
+        "load/targets",
+        "load/texts",
+        "peers/agreement",
+        "peers/subjects",
+        "peers/texts",
+        "peers/verdicts",
+    )
+]
 DOES_IO = {"asyncio", "subprocess", "socket", "http", "urllib", "threading", "selectors", "os"}
 WEB = {"aiohttp", "starlette", "uvicorn", "fastapi", "httpx", "requests", "uvloop", "httptools"}
 LONGEST_FILE = 250
