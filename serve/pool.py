@@ -122,7 +122,10 @@ class Pool:
                     admitted = None
                 return await self._score(some, own)
 
-        raw = await self.reuse.score(request, fresh)
+        if not request.may_cut and self.reading.needs_a_look(request):
+            raw = await fresh(request)  # whole: an error names a passage by its place
+        else:
+            raw = await self.reuse.score(request, fresh)
         if admitted is not None:  # no engine was asked
             await admitted()
         return raw

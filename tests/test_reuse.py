@@ -12,7 +12,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.errors import EngineFault, Overloaded
+from serve.errors import EngineFault, InvalidRequest, Overloaded
 from serve.events import Events
 from serve.pool import Pool
 from serve.rerank import Chunk, RawScores, RerankRequest
@@ -329,6 +329,18 @@ def test_a_known_pair_is_told_as_it_was(tokenizer_folders: dict[str, Path], max_
         else:
             assert isinstance(first.chunks[1], Chunk)
             assert second.chunks == {1: first.chunks[1], 3: first.chunks[1]}
+
+    in_pool(tokenizer_folders["minilm"], story, MODEL)
+
+
+def test_an_error_names_the_place_in_the_whole_request(tokenizer_folders: dict[str, Path]):
+    async def story(pool: Pool, engine: Engine) -> None:
+        request = RerankRequest(["q"], ["a", "b"], may_cut=False, fields=("query", "documents"))
+        await pool.score(request)
+        assert (await pool.score(request)).reused == 2
+        with pytest.raises(InvalidRequest) as error:
+            await pool.score(replace(request, passages=["a", "b", "a", LONG]))
+        assert error.value.param == "documents[3]"
 
     in_pool(tokenizer_folders["minilm"], story, MODEL)
 
