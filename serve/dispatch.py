@@ -17,11 +17,9 @@ from serve.interrupt import Interrupt
 from serve.job import Job, join
 from serve.line import Line
 from serve.pace import Pace
-from serve.replica import Replica, Slot, pick, unavailable
+from serve.replica import Replica, Slot, pick, room_at, unavailable
 from serve.rerank import RawScores, RerankRequest
 
-TURNS_AT_ONCE = 2  # at an engine: one that it works on, and one to go on with
-FIRST_TURNS = 1  # beside them, of requests that have had none: vLLM begins those first
 LOOK_S = 0.25
 
 
@@ -110,11 +108,12 @@ class Dispatch:
         """A slot with the job's next turn, if an engine is free for it."""
         open_ = sum(replica.is_open for replica in self._replicas)
         pairs, size = self.pace.turn(open_)
-        turns = TURNS_AT_ONCE + (FIRST_TURNS if job.is_new else 0)
-        replica = pick(self._replicas, min(pairs, job.left), turns * pairs)
+        own = min(pairs, job.left)
+        replica, is_ahead = room_at(self._replicas, own, pairs, is_new=job.is_new)
         if replica is None:
             return None
-        slot = Slot(job.take(pairs, size), replica)
+        turn = job.take(pairs, size, is_ahead=is_ahead or (job.is_new and not replica.pairs))
+        slot = Slot(turn, replica, is_ahead)
         self._hold(slot)
         return slot
 
@@ -147,14 +146,14 @@ class Dispatch:
         if not self._slots:
             self._busy_since = self._clock()
         slot.is_held = True
-        slot.replica.pairs += slot.turn.pairs
+        slot.book(1)
         self._slots.add(slot)
 
     def _release(self, slot: Slot) -> None:
         """Gives a slot back, once."""
         if slot.is_held:
             slot.is_held = False
-            slot.replica.pairs -= slot.turn.pairs
+            slot.book(-1)
             self._slots.discard(slot)
             self._pump()
 
@@ -189,9 +188,9 @@ class Dispatch:
 
     def _move(self, slot: Slot, other: Replica) -> None:
         slot.was_moved = True
-        slot.replica.pairs -= slot.turn.pairs
+        slot.book(-1)
         slot.replica = other
-        other.pairs += slot.turn.pairs
+        slot.book(1)
         self._pump()  # the one that it was taken from may be free
 
     async def _ask(self, slot: Slot) -> RawScores:

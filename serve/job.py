@@ -21,10 +21,10 @@ def priority_of(request: RerankRequest) -> int:
     return priority if isinstance(priority, int) else 0
 
 
-def at_engine(priority: int, *, is_first: bool) -> int:
-    """The priority that vLLM is told for a turn of a request of this one. It begins first turns
-    before later ones, so that who asks for little waits for no more than it is working on."""
-    return 2 * priority + (0 if is_first else 1)
+def at_engine(priority: int, *, is_ahead: bool) -> int:
+    """The priority that vLLM is told for a turn of a request of this one. It begins those that are
+    ahead before others, so that who asks for little waits for no more than it is working on."""
+    return 2 * priority + (0 if is_ahead else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,16 @@ class Job:
     def is_new(self) -> bool:
         return self._taken == 0
 
-    def take(self, pairs: int, size: int) -> Turn:
-        """The next turn: so many pairs and bytes at most, and one pair at least."""
+    def take(self, pairs: int, size: int, *, is_ahead: bool = True) -> Turn:
+        """The next turn: so many pairs and bytes at most, and one pair at least; ahead of others at
+        the engine, or not."""
         whole, start = self._request, self._taken
         if start == 0 and self.left <= pairs and self._size <= size:
             self._taken = len(whole.passages)
-            turn = whole if self.priority == 0 else replace(whole, options=self._options(start))
-            return Turn(turn, self._size)
+            is_plain = is_ahead and self.priority == 0  # mostly: nothing has to be said
+            return Turn(
+                whole if is_plain else replace(whole, options=self._options(is_ahead)), self._size
+            )
         passages = whole.passages[start : start + pairs]
         queries = whole.queries if len(whole.queries) == 1 else whole.queries[start : start + pairs]
         sizes = list(map(sys.getsizeof, passages))
@@ -74,11 +77,11 @@ class Job:
             fit = max(1, bisect.bisect_right(list(accumulate(sizes)), size))
             own, passages, queries = sum(sizes[:fit]), passages[:fit], queries[:fit]
         self._taken = start + len(passages)
-        options = self._options(start)
+        options = self._options(is_ahead)
         return Turn(replace(whole, queries=queries, passages=passages, options=options), own)
 
-    def _options(self, start: int) -> Mapping[str, object]:
-        priority = at_engine(self.priority, is_first=start == 0)
+    def _options(self, is_ahead: bool) -> Mapping[str, object]:
+        priority = at_engine(self.priority, is_ahead=is_ahead)
         return {**self._request.options, "priority": priority}
 
 

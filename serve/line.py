@@ -13,6 +13,8 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
+MOST_OWED = 2  # one for a turn of a new one in its place, one for that which has room of its own
+
 
 class Line(Generic[T]):
     """Who waits. Every operation takes the same time, however many there are."""
@@ -21,7 +23,7 @@ class Line(Generic[T]):
         # By priority: those that have had no turn, and those that have.
         self._queues: dict[int, tuple[OrderedDict[T, None], OrderedDict[T, None]]] = {}
         self._places: dict[T, tuple[int, bool]] = {}
-        self._last_was_new = False
+        self._owed = 0  # turns, to those that have had some: as many as new ones have been given
 
     def __len__(self) -> int:
         return len(self._places)
@@ -38,13 +40,14 @@ class Line(Generic[T]):
         if not self._queues:
             return []
         new, old = self._queues[min(self._queues)]
-        takes_new = bool(new) and not (old and self._last_was_new)
+        takes_new = bool(new) and not (old and self._owed)
         queues = (new,) if takes_new else (old, new)
         return [next(iter(queue)) for queue in queues if queue]
 
     def take(self, waiter: T) -> None:
         """Takes out one that gets its turn."""
-        self._last_was_new = self._places[waiter][1]
+        _, is_new = self._places[waiter]
+        self._owed = min(self._owed + 1, MOST_OWED) if is_new else max(self._owed - 1, 0)
         self.discard(waiter)
 
     def discard(self, waiter: T) -> None:

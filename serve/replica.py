@@ -11,6 +11,9 @@ from serve.interrupt import Interrupt
 from serve.job import Turn
 from serve.vllm_log import Progress
 
+TURNS_AT_ONCE = 2  # at an engine: one that it works on, and one to go on with
+FIRST_TURNS = 1  # beside them, of requests that have had none, ahead of others' in vLLM
+
 
 def _nobody_waits() -> None:
     pass
@@ -18,7 +21,8 @@ def _nobody_waits() -> None:
 
 @dataclass(eq=False)
 class Replica:
-    """`since` is when its phase began, in seconds of the supervisor's clock; `pairs` are in flight.
+    """`since` is when its phase began, in seconds of the supervisor's clock; `pairs` are in flight,
+    and `ahead` are those among them that go ahead of the others.
 
     `is_leaving`: it gets no more work, and comes back by itself soon (a restart that was asked
     for). `changed` is called when it may take work again, or will not.
@@ -30,6 +34,7 @@ class Replica:
     since: float = 0.0
     restarts: int = 0
     pairs: int = 0
+    ahead: int = 0
     is_leaving: bool = False
     health: Health = field(default_factory=Health)
     changed: Callable[[], None] = _nobody_waits
@@ -57,16 +62,36 @@ class Replica:
 class Slot:
     """A turn and the replica that it is given to. `interrupt` ends its wait for an answer."""
 
-    __slots__ = ("interrupt", "is_asked", "is_held", "replica", "started", "turn", "was_moved")
+    __slots__ = (
+        "interrupt",
+        "is_ahead",
+        "is_asked",
+        "is_held",
+        "replica",
+        "started",
+        "turn",
+        "was_moved",
+    )
 
-    def __init__(self, turn: Turn, replica: Replica) -> None:
+    def __init__(self, turn: Turn, replica: Replica, is_ahead: bool = False) -> None:
         self.turn = turn
         self.replica = replica
+        self.is_ahead = is_ahead
         self.interrupt = Interrupt()
         self.is_asked = False  # and has not answered
         self.started = 0.0
         self.is_held = False
         self.was_moved = False
+
+    def book(self, sign: int) -> None:
+        """Counts its pairs at the replica, or (-1) no more."""
+        self.replica.pairs += sign * self.turn.pairs
+        if self.is_ahead:
+            self.replica.ahead += sign * self.turn.pairs
+
+
+def _behind(replica: Replica) -> int:
+    return replica.pairs - replica.ahead
 
 
 def pick(
@@ -75,13 +100,27 @@ def pick(
     window: float = math.inf,
     *,
     but: Replica | None = None,
+    load: Callable[[Replica], int] = _behind,
 ) -> Replica | None:
     """Who takes `pairs` more: the one with the fewest in flight, of those that may have work and
-    would then have `window` at most (an idle one takes any). A slow one only if all are."""
+    would then have `window` at most by `load` (one without takes any). A slow one only if all
+    are."""
     able = [replica for replica in replicas if replica.is_open and replica is not but]
     swift = [replica for replica in able if not replica.health.is_slow] or able
-    free = [r for r in swift if not r.pairs or r.pairs + pairs <= window]
+    free = [r for r in swift if not load(r) or load(r) + pairs <= window]
     return min(free, key=lambda replica: replica.pairs, default=None)
+
+
+def room_at(
+    replicas: Sequence[Replica], pairs: int, turn: int, *, is_new: bool
+) -> tuple[Replica | None, bool]:
+    """Who takes `pairs` more, where a turn is of `turn` pairs, and whether these go ahead of the
+    others there: the first of a request, for which there is room of its own while others work."""
+    replica = pick(replicas, pairs, TURNS_AT_ONCE * turn)
+    if is_new and (replica is None or replica.pairs):
+        first = pick(replicas, pairs, FIRST_TURNS * turn, load=lambda replica: replica.ahead)
+        return first or replica, first is not None
+    return replica, False
 
 
 def unavailable(name: str, replicas: Sequence[Replica]) -> Unavailable:

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.admission import Admission, Ticket
-from serve.dispatch import FIRST_TURNS, TURNS_AT_ONCE, Dispatch
+from serve.dispatch import Dispatch
 from serve.errors import EngineFault, InvalidRequest, RequestError, Unavailable
 from serve.events import Events
 from serve.pace import LEAST_PAIRS
-from serve.replica import Replica
+from serve.replica import FIRST_TURNS, TURNS_AT_ONCE, Replica
 from serve.rerank import RawScores, RerankRequest
 from serve.spec import Limits
 from serve.vllm_log import Progress
@@ -379,15 +379,16 @@ def test_an_engine_that_lost_its_work_is_free_for_who_waits():
         failing, busy = site.engines
         failing.gate.clear()
         busy.gate.clear()
-        full = [asyncio.create_task(site.score([1] * 32)) for _ in range(2)]
+        full = [asyncio.create_task(site.score([1] * 16)) for _ in range(6)]  # three for each
         await soon()
+        assert [replica.pairs for replica in site.replicas] == [48, 48]
         waiting = asyncio.create_task(site.score([7]))
         await soon()
-        failing.gate.set()  # its two turns fail, and go to the other
+        failing.gate.set()  # two of its turns fail, and go to the other
         await soon()
         assert await waiting == [7]
         busy.gate.set()
-        assert [len(await task) for task in full] == [32, 32]
+        assert [len(await task) for task in full] == [16] * 6
 
     tell(story, [DOWN, DOWN], [])
 

@@ -21,7 +21,7 @@ def test_turns_are_the_request_in_order(
     assert job.is_new and job.priority == 3
     turns = []
     while job.left:
-        turns.append(job.take(pairs, size))
+        turns.append(job.take(pairs, size, is_ahead=not turns))
         assert not job.is_new
     assert [text for turn in turns for text in turn.request.passages] == passages
     if is_paired:

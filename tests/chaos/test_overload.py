@@ -70,7 +70,7 @@ def test_overload(tmp_path: Path, record_property: Measure, storm: Storm):
     words = f"peak {peak}; {storm.times:g} times that, {rate:.0f} requests/s: {summary}; {sizes}"
     record_property("measured", f"overload, requests {storm.name}: {words}")
     assert set(peak.outcomes) == {"200"}
-    assert set(summary.outcomes) == {"200", "429"} and not summary.wrong
+    assert set(summary.outcomes) == {"200", "429"} and not summary.wrong, words
     assert all(int(r.retry_after or 0) >= 1 for r in records if r.outcome == "429")
     assert summary.quantile(1) <= TIMEOUT_S
     assert summary.goodput >= 0.9 * peak.goodput
