@@ -73,11 +73,12 @@ class Slot:
         "was_moved",
     )
 
+    interrupt: Interrupt  # of a turn that is asked
+
     def __init__(self, turn: Turn, replica: Replica, is_ahead: bool = False) -> None:
         self.turn = turn
         self.replica = replica
         self.is_ahead = is_ahead
-        self.interrupt = Interrupt()
         self.is_asked = False  # and has not answered
         self.started = 0.0
         self.is_held = False

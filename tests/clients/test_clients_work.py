@@ -106,7 +106,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     work = tmp_path_factory.mktemp("clients")
     minilm = (ROOT / "configs" / "minilm.yaml").read_text()
     config = work / "minilm.yaml"
-    config.write_text(minilm.replace("names: [minilm,", f"names: [minilm, {BUILT_IN},"))
+    named = minilm.replace("names: [minilm,", f"names: [minilm, {BUILT_IN},")
+    config.write_text(named + "cache: 0\n")  # each client's own scores, not those of one before
     with Server(config, work, vllm=None, env={"RERANK_API_KEY": KEY}) as server:
         yield server.until_ready(VLLM_READY_S)
 
@@ -187,7 +188,7 @@ def test_a_client_hears_what_is_wrong(
 @pytest.fixture(scope="session")
 def server_without_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     work = tmp_path_factory.mktemp("without-keys")
-    with Server(write_config(work, "vllm: {max-model-len: 256}\n"), work) as server:
+    with Server(write_config(work, "cache: 0\nvllm: {max-model-len: 256}\n"), work) as server:
         yield server.until_ready()
 
 
