@@ -30,6 +30,7 @@ PURE = [
         "texts",
         "specials",
         "bounds",
+        "words",
         "lengths",
         "chunks",
         "paths",
