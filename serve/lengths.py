@@ -4,14 +4,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 
 from tokenizers import Tokenizer
 
 from serve.bounds import TokenBound
 from serve.errors import InvalidRequest
 from serve.rerank import RerankRequest
-from serve.words import WordBound
+from serve.words import Words
 
 SLICE_CHARS = 100_000  # tokenized in one go, about 30 ms
 AT_ONCE_CHARS = 200_000  # looked at word by word in one go, about 4 ms
@@ -53,10 +52,10 @@ class Lengths:
         """Raises ValueError for a tokenizer that cannot count."""
         self._tokenizer = tokenizer
         self.bound = TokenBound(tokenizer)
-        self.count(["1.a."])  # raises for a vocabulary with holes
-        self.words: WordBound | None = None
+        self._tokens("1.a.")  # raises for a vocabulary with holes
+        self.words: Words | None = None
         with suppress(ValueError):  # nothing is known of a word: all is as its characters say
-            self.words = WordBound(tokenizer, self.bound, self.count)
+            self.words = Words(tokenizer, self.bound, self._tokens)
         self._is_pair = is_pair
         self.specials = tokenizer.num_special_tokens_to_add(is_pair)
 
@@ -89,28 +88,25 @@ class Lengths:
         if self.words is None:
             yield from places
             return
-        one = self.words(request.queries[0]) if len(request.queries) == 1 else None
+        one = self.words.most(request.queries[0]) if len(request.queries) == 1 else None
         for place in places:
-            query = self.words(request.queries[place]) if one is None else one
-            if self.beyond([query], [self.words(request.passages[place])], limits):
+            query = self.words.most(request.queries[place]) if one is None else one
+            if self.beyond([query], [self.words.most(request.passages[place])], limits):
                 yield place
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, without special ones. It takes the time of tokenizing them, outside
+        """Tokens of each text, without special ones. To be called by one thread: words that are
+        new are known from then on. At worst it takes the time of tokenizing the texts, outside
         Python's lock. Raises ValueError when the tokenizer cannot."""
-        encode = partial(self._tokenizer.encode_batch_fast, add_special_tokens=False)
+        return list(map(self.words.count if self.words is not None else self._tokens, texts))
+
+    def _tokens(self, text: str) -> int:
         try:
-            # One text at a time: a batch would take every core, which are the engine's.
-            return [len(encode([text])[0]) for text in texts]
+            # One text at a time: a batch would take every core, which are the engine's. And as a
+            # batch, since only that works outside Python's lock.
+            return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"the tokenizer failed: {error}") from error
-
-    def measure(self, texts: Sequence[str]) -> list[int]:
-        """`count`, and their words are known from then on. To be called by one thread."""
-        counts = self.count(texts)
-        if self.words is not None:
-            self.words.learn(texts)
-        return counts
 
     def beyond(
         self, queries: Sequence[float], passages: Sequence[float], limits: TokenLimits

@@ -158,7 +158,7 @@ class Reading:
     async def _count(self, lengths: Lengths, texts: Sequence[str]) -> list[int]:
         counts: list[int] = []
         for part in slices(texts):  # between them it can be cancelled
-            counts += await self._run(partial(lengths.measure, part))
+            counts += await self._run(partial(lengths.count, part))
         return counts
 
     def _limits(self, request: RerankRequest) -> TokenLimits:

@@ -1,16 +1,15 @@
-"""The most tokens that a text can give, from what is known of its words, in microseconds.
+"""A text's tokens from those of its words, in microseconds.
 
 Characters alone (`serve.bounds`) promise little: a text of 400 letters has 80 tokens and might have
-400, so that it would have to be tokenized wherever a model reads less. But the usual tokenizers of
-encoders (WordPiece behind BERT's splitter, Unigram behind Metaspace) read each word by itself, what
-stands between white space, so a text gives what its words give, and most words come again and
-again. Those are counted once; of the others, and of all that is not plain ASCII, the characters
-count.
+400, and to tokenize it takes 100 µs. But the usual tokenizers of encoders (WordPiece behind BERT's
+splitter, Unigram behind Metaspace) read each word by itself, what stands between white space, so a
+text has the tokens that its words have, and most words come again and again. Those are counted
+once.
 """
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -18,10 +17,10 @@ from tokenizers import Tokenizer
 
 from serve.bounds import normalizer_steps
 
-MOST_KNOWN = 100_000  # words, in some 10 MB: then it starts anew, and the usual ones soon are back
-LEARNT_AT_ONCE = 500  # 7 µs each
-# No digits: numbers are without end, and short.
-_WORTH_KNOWING = re.compile(r"[!-/:-~]{1,24}")
+MOST_KNOWN = 100_000  # words, in some 15 MB: then it starts anew, and the usual ones soon are back
+NEW_AT_ONCE = 1_000  # 7 µs each: a text that has more is tokenized as a whole
+# Letters and signs of which no normalizer makes a space or a mark: Latin, Greek, Cyrillic.
+_PLAIN = re.compile(r"[!-~À-ɏΈ-ώЀ-ҁҊ-ӿ–—‘’“”•…€]{1,48}")
 _WHITESPACE = [c for c in map(chr, range(sys.maxunicode)) if c.isspace()]
 # Steps that change each character by itself, and marks with what they stand on.
 _LOCAL_NORMALIZERS = frozenset(
@@ -30,14 +29,15 @@ _LOCAL_NORMALIZERS = frozenset(
 _LOCAL_SPLITTERS = frozenset("BertPreTokenizer Whitespace WhitespaceSplit Punctuation".split())
 
 
-class WordBound:
-    """`words(text)` is never less than the text's tokens, special tokens around it not counted."""
+class Words:
+    """What is known of a tokenizer's words. To be taught (`count`) by one thread; others may ask
+    (`most`) meanwhile."""
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         bound: Callable[[str], float],
-        count: Callable[[Sequence[str]], list[int]],
+        count: Callable[[str], int],
     ) -> None:
         """`bound` is what characters alone say of a text, `count` what the tokenizer does. Raises
         ValueError for a tokenizer that does not read each word by itself."""
@@ -48,30 +48,46 @@ class WordBound:
         joining = [c for c in _WHITESPACE if not _parts(tokenizer, c)]
         if " " in joining:
             raise ValueError("this tokenizer reads several words as one")
-        added = (token.content for token in tokenizer.get_added_tokens_decoder().values())
-        self._added = re.compile("|".join(map(re.escape, added)) or "(?!)", re.IGNORECASE)
         # What Python splits at and the tokenizer does not.
         self._odd = re.compile(rf"[{re.escape(''.join(joining))}]" if joining else "(?!)")
+        alone = _pieces(tokenizer, "ab cd")
+        self._reads_runs = _pieces(tokenizer, "ab \n\n  cd") != alone
+        self._reads_ends = _pieces(tokenizer, " \n ab cd \n ") != alone
+        # One of the added tokens parts a text, and the space before it may become another.
+        added = (token.content for token in tokenizer.get_added_tokens_decoder().values())
+        self._added = re.compile("|".join(map(re.escape, added)) or "(?!)", re.IGNORECASE)
 
-    def __call__(self, text: str) -> float:
-        """The most tokens that the text can give."""
+    def most(self, text: str) -> float:
+        """The most tokens that the text can give, without tokenizing anything: where a word is not
+        known, as many as its characters allow."""
         if self._odd.search(text):
             return self._bound(text)
         words = text.split()
-        # White space beyond one between two words may be tokens of its own.
-        spaces = len(text) - len(" ".join(words))
-        return sum(map(self._known.__getitem__, words)) + spaces
+        return sum(map(self._known.__getitem__, words)) + self._more_spaces(text, words)
 
-    def learn(self, texts: Iterable[str]) -> None:
-        """Counts the words of `texts` that are not known, as many as take no time. To be called by
-        one thread; others may ask meanwhile."""
-        if len(self._known) > MOST_KNOWN:
+    def count(self, text: str) -> int:
+        """The text's tokens, without special ones. Its words are known from then on."""
+        if self._odd.search(text):
+            return self._count(text)
+        words = text.split()
+        new = set(words) - self._known.keys()
+        plain = list(filter(self._is_plain, new))[:NEW_AT_ONCE] if new else ()
+        if plain and len(self._known) > MOST_KNOWN:
             self._known = _Known(self._bound)
-        new = {word for text in texts for word in text.split()} - self._known.keys()
-        worthy = [word for word in new if _WORTH_KNOWING.fullmatch(word)][:LEARNT_AT_ONCE]
-        # A token of the added ones parts a text: the space before it may become another.
-        worthy = [word for word in worthy if not self._added.search(word)]
-        self._known.update(zip(worthy, self._count(worthy), strict=True))
+        self._known.update((word, self._count(word)) for word in plain)
+        if len(plain) < len(new) or self._more_spaces(text, words):
+            return self._count(text)
+        return int(sum(map(self._known.__getitem__, words)))
+
+    def _is_plain(self, word: str) -> bool:
+        """Whether it is as good as certain that the word is read alone as beside others."""
+        return bool(_PLAIN.fullmatch(word)) and not self._added.search(word)
+
+    def _more_spaces(self, text: str, words: Sequence[str]) -> int:
+        """White space that may be tokens: at the ends, and beyond one between two words."""
+        inner = text.strip()
+        ends = len(text) - len(inner) if self._reads_ends else 0
+        return ends + (len(inner) - len(" ".join(words)) if self._reads_runs else 0)
 
 
 class _Known(dict[str, float]):
@@ -96,14 +112,14 @@ def _reads_words(tokenizer: Tokenizer) -> bool:
 def _is_local(step: Mapping[str, Any]) -> bool:
     if step["type"] == "Replace":  # of spaces alone
         pattern = step["pattern"]
-        return bool(re.fullmatch(r" +(\{\d,\})?|", pattern.get("String", pattern.get("Regex"))))
+        return bool(re.fullmatch(r" +(\{\d,\})?", pattern.get("String", pattern.get("Regex"))))
     return step["type"] in _LOCAL_NORMALIZERS
 
 
 def _splitters(tokenizer: Tokenizer) -> Iterator[Mapping[str, Any]]:
     """The steps of a pre-tokenizer, one after the other."""
-    pieces = tokenizer.pre_tokenizer
-    whole = orjson.loads(pieces.__getstate__()) if pieces is not None else {"type": "none"}
+    splitter = tokenizer.pre_tokenizer
+    whole = orjson.loads(splitter.__getstate__()) if splitter is not None else {"type": "none"}
     yield from whole.get("pretokenizers", [whole])
 
 
@@ -114,11 +130,13 @@ def _splits_locally(step: Mapping[str, Any]) -> bool:
 
 
 def _parts(tokenizer: Tokenizer, space: str) -> bool:
-    """Whether words are read apart that this character stands between."""
-    for text in (f"ab{space}cd", f"ab{space}\u0301cd"):  # a mark may take the space before it
-        if tokenizer.normalizer is not None:
-            text = tokenizer.normalizer.normalize_str(text)
-        pieces = tokenizer.pre_tokenizer.pre_tokenize_str(text)
-        if any("b" in piece and "c" in piece for piece, _ in pieces):
-            return False
-    return True
+    """Whether words are read apart that this character stands between, a mark on it or none."""
+    both = (*_pieces(tokenizer, f"ab{space}cd"), *_pieces(tokenizer, f"ab{space}\u0301cd"))
+    return not any("b" in piece and "c" in piece for piece in both)
+
+
+def _pieces(tokenizer: Tokenizer, text: str) -> list[str]:
+    """What is read by itself of a text."""
+    if tokenizer.normalizer is not None:
+        text = tokenizer.normalizer.normalize_str(text)
+    return [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
