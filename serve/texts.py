@@ -9,12 +9,10 @@ from serve.rerank import RerankRequest
 TEXT_OPTIONS = ("instruction", "chat_template_kwargs")
 
 
-def texts_of(request: RerankRequest) -> Iterator[str]:
+def texts_of(request: RerankRequest) -> list[str]:
     """Every text of a request that comes to the model: queries, passages, instruction."""
-    yield from request.queries
-    yield from request.passages
-    for name in TEXT_OPTIONS:
-        yield from _strings(request.options.get(name))
+    others = (text for name in TEXT_OPTIONS for text in _strings(request.options.get(name)))
+    return [*request.queries, *request.passages, *others]
 
 
 def _strings(value: object) -> Iterator[str]:

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from benchmarks import peers
 from benchmarks.load.targets import DIALECTS
 from benchmarks.peers import environments, machine, proxies, verdicts, wire, zero_engine
 from benchmarks.peers.agreement import Agreement, agreement, worst
-from benchmarks.peers.fronts import Front, free_port
+from benchmarks.peers.fronts import Front, free_port, relay
 from benchmarks.peers.subjects import CROSS_ENCODER, MINILM
 from benchmarks.peers.texts import WORDS, Texts, whole_words
 from benchmarks.peers.verdicts import Result
@@ -245,6 +246,14 @@ def test_what_proxies_ask_is_answered_with_the_right_number_of_scores(engine: tu
             whole = proxies._requests(passages, "key")[0]
             scores = DIALECTS["documents"].scores(wire.ask(address, whole), passages)
             assert scores == [zero_engine._value(index) for index in range(passages)]
+
+
+def test_the_relay_passes_on_what_is_asked_and_answered(engine: tuple[str, int]):
+    whole = proxies._requests(100, "key")[0]
+    with relay(Address(socket=engine[0]), "key", os.environ) as front:
+        assert wire.ask(front.address, whole) == wire.ask(Address(engine[1]), whole)
+        assert wire.load(front.address, [whole], clients=3, seconds=0.1).requests >= 3
+        assert front.cpu_s() > 0
 
 
 def test_the_lean_loop_counts_answers_and_refuses_errors(engine: tuple[str, int]):

@@ -5,7 +5,7 @@ by `worker.py`. `subjects.py` (the models), `texts.py`, `gemm.py`, `agreement.py
 (rows and figures) are pure; `machine.py` tells whether others are
 at work; `served.py` is our server as a peer, `scoring.py` takes turns. Proxies:
 `zero_engine.py` is what all stand in front of, `fronts.py` starts them, `wire.py` asks them,
-`proxies.py` measures.
+`proxies.py` measures; `relay.py` is the least that one in Python can be.
 
 Workers run as modules of this package where none of our own packages is installed, so what needs
 those is imported when it is used.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.outcome import Outcome
 
 FAMILIES = ("vllm", "sentence-transformers", "infinity", "onnxruntime", "flashrank")
-PROXIES = ("litellm", "haproxy")
+PROXIES = ("litellm", "haproxy", "relay")
 SUBJECTS = ("minilm", "cross-encoder")
 
 

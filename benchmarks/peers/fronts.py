@@ -1,4 +1,5 @@
-"""What stands in front of the engine: our gateway, LiteLLM's proxy, HAProxy; each one process."""
+"""What stands in front of the engine: our gateway, LiteLLM's proxy, HAProxy, a bare relay; each one
+process."""
 
 import shutil
 import socket
@@ -21,6 +22,7 @@ from benchmarks.peers.zero_engine import MODEL
 from deploy.install import InstallError
 from tests.harness import Server
 
+ROOT = Path(__file__).parents[2]
 START_S = 90
 # Production's settings: no debugging, no callbacks; and no list of prices fetched.
 LITELLM_ENV = {
@@ -119,20 +121,30 @@ def haproxy(engine: Address, key: str, env: Mapping[str, str]) -> Iterator[Front
 
 
 @contextmanager
+def relay(engine: Address, key: str, env: Mapping[str, str]) -> Iterator[Front]:
+    """What any proxy in Python costs at least. Raises FrontError."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.peers.relay", str(port), str(engine.socket)]
+    with _running("relay", command, None, "", port, key, {**env, "PYTHONPATH": str(ROOT)}) as front:
+        yield front
+
+
+@contextmanager
 def _running(
     name: str,
     command: list[str],
-    option: str,
+    option: str | None,
     config: str,
     port: int,
     key: str,
     env: Mapping[str, str],
 ) -> Iterator[Front]:
-    """A program with its config in a file, until it answers right. Raises FrontError."""
+    """A program, with its config in the file behind `option`, until it answers right. Raises
+    FrontError."""
     with tempfile.TemporaryDirectory() as work, tempfile.TemporaryFile() as log:
         file = Path(work) / "config.yaml"
         file.write_text(config)
-        whole = [*command, option, str(file)]
+        whole = [*command, option, str(file)] if option else command
         with subprocess.Popen(whole, cwd=work, env=env, stdout=log, stderr=log) as process:
             try:
                 front = Front(name, Address(port), psutil.Process(process.pid))

@@ -100,6 +100,7 @@ def _fronts(
     others = {
         "litellm": fronts.litellm(port, key, options.cache.resolve(), os.environ),
         "haproxy": fronts.haproxy(engine.address, key, os.environ),
+        "relay": fronts.relay(engine.address, key, os.environ),
     }
     for name in (name for name in others if name in options.peers):
         try:
