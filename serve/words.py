@@ -8,7 +8,6 @@ once.
 """
 
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,10 +17,11 @@ from tokenizers import Tokenizer
 from serve.bounds import normalizer_steps
 
 MOST_KNOWN = 100_000  # words, in some 15 MB: then it starts anew, and the usual ones soon are back
+LONGEST_TEXT = 20_000  # characters, 10 ms of Python at worst; a longer one is tokenized as a whole
 NEW_AT_ONCE = 1_000  # 7 µs each: a text that has more is tokenized as a whole
 # Letters and signs of which no normalizer makes a space or a mark: Latin, Greek, Cyrillic.
 _PLAIN = re.compile(r"[!-~À-ɏΈ-ώЀ-ҁҊ-ӿ–—‘’“”•…€]{1,48}")
-_WHITESPACE = [c for c in map(chr, range(sys.maxunicode)) if c.isspace()]
+_WHITESPACE = [c for c in map(chr, range(0x3001)) if c.isspace()]  # none is beyond
 # Steps that change each character by itself, and marks with what they stand on.
 _LOCAL_NORMALIZERS = frozenset(
     "BertNormalizer Lowercase NFC NFD NFKC NFKD Nmt Precompiled Sequence Strip StripAccents".split()
@@ -60,24 +60,28 @@ class Words:
     def most(self, text: str) -> float:
         """The most tokens that the text can give, without tokenizing anything: where a word is not
         known, as many as its characters allow."""
-        if self._odd.search(text):
+        if self._is_odd(text):
             return self._bound(text)
         words = text.split()
         return sum(map(self._known.__getitem__, words)) + self._more_spaces(text, words)
 
     def count(self, text: str) -> int:
         """The text's tokens, without special ones. Its words are known from then on."""
-        if self._odd.search(text):
+        if self._is_odd(text):
             return self._count(text)
+        if len(self._known) > MOST_KNOWN:
+            self._known = _Known(self._bound)
         words = text.split()
         new = set(words) - self._known.keys()
-        plain = list(filter(self._is_plain, new))[:NEW_AT_ONCE] if new else ()
-        if plain and len(self._known) > MOST_KNOWN:
-            self._known = _Known(self._bound)
+        plain = list(filter(self._is_plain, new))[:NEW_AT_ONCE]
         self._known.update((word, self._count(word)) for word in plain)
         if len(plain) < len(new) or self._more_spaces(text, words):
             return self._count(text)
         return int(sum(map(self._known.__getitem__, words)))
+
+    def _is_odd(self, text: str) -> bool:
+        """Whether its words say nothing of it, or too late."""
+        return len(text) > LONGEST_TEXT or self._odd.search(text) is not None
 
     def _is_plain(self, word: str) -> bool:
         """Whether it is as good as certain that the word is read alone as beside others."""

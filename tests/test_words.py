@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from serve.bounds import TokenBound
 from serve.lengths import Lengths, TokenLimits
 from serve.rerank import RerankRequest
-from serve.words import MOST_KNOWN, NEW_AT_ONCE, Words
+from serve.words import LONGEST_TEXT, MOST_KNOWN, NEW_AT_ONCE, Words
 from tests import readers
 from tests.test_bounds import HARD, count
 from tests.tiny_models import WORDS
@@ -168,17 +168,21 @@ def test_what_is_known_is_bounded(tokenizer_folders: dict[str, Path]):
         words.count(text)
         assert asked[-1] == text  # as a whole
         assert words.most(text) == len(text) - text.count(" ") - text.count("deep") * 3
-    many = [f"w{number}" for number in range(MOST_KNOWN + 2 * NEW_AT_ONCE)]
+    long = "a " * (LONGEST_TEXT // 2 + 1)
+    assert words.most(long) == len(long)  # which takes no longer than it may
+    words.count(long)
+    assert asked[-1] == long
+    many = [f"w{number}" for number in range(MOST_KNOWN + NEW_AT_ONCE)]
     asked.clear()
     whole = " ".join(many[: 2 * NEW_AT_ONCE])
     words.count(whole)
     assert (len(asked), asked[-1]) == (NEW_AT_ONCE + 1, whole)  # the rest another time
     for start in range(0, len(many), NEW_AT_ONCE):
         words.count(" ".join(many[start : start + NEW_AT_ONCE]))
-    assert words.most(many[-1]) == 1
-    assert words.most(many[0]) == len(many[0])  # it was forgotten
-    assert words.count(many[0]) == 1
     assert words.most(many[0]) == 1
+    assert words.count(f"{many[0]} {many[-1]} new") == 3  # it starts anew
+    assert words.most(many[0]) == 1
+    assert words.most(many[1]) == len(many[1])  # it was forgotten
 
 
 def test_who_is_measured_once_is_no_suspect_again(tokenizer_folders: dict[str, Path]):
