@@ -109,11 +109,13 @@ class Dispatch:
         open_ = sum(replica.is_open for replica in self._replicas)
         pairs, size = self.pace.turn(open_)
         own = min(pairs, job.left)
-        replica, is_ahead = room_at(self._replicas, own, pairs, is_new=job.is_new)
+        replica, is_extra = room_at(self._replicas, own, pairs, is_new=job.is_new)
         if replica is None:
             return None
-        turn = job.take(pairs, size, is_ahead=is_ahead or (job.is_new and not replica.pairs))
-        slot = Slot(turn, replica, is_ahead)
+        # A turn's worth may pass those that are behind, and then one of those must be done.
+        is_ahead = job.is_new and replica.passed < pairs
+        turn = job.take(pairs, size, is_ahead=is_ahead)
+        slot = Slot(turn, replica, is_extra=is_extra, is_ahead=is_ahead)
         self._hold(slot)
         return slot
 

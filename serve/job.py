@@ -23,7 +23,8 @@ def priority_of(request: RerankRequest) -> int:
 
 def at_engine(priority: int, *, is_ahead: bool) -> int:
     """The priority that vLLM is told for a turn of a request of this one. It begins those that are
-    ahead before others, so that who asks for little waits for no more than it is working on."""
+    ahead before others, and of each kind who came first, so that who asks for little waits for no
+    more than it is working on."""
     return 2 * priority + (0 if is_ahead else 1)
 
 

@@ -12,7 +12,7 @@ from serve.job import Turn
 from serve.vllm_log import Progress
 
 TURNS_AT_ONCE = 2  # at an engine: one that it works on, and one to go on with
-FIRST_TURNS = 1  # beside them, of requests that have had none, ahead of others' in vLLM
+FIRST_TURNS = 1  # beside them, of requests that have had none
 
 
 def _nobody_waits() -> None:
@@ -21,8 +21,9 @@ def _nobody_waits() -> None:
 
 @dataclass(eq=False)
 class Replica:
-    """`since` is when its phase began, in seconds of the supervisor's clock; `pairs` are in flight,
-    and `ahead` are those among them that go ahead of the others.
+    """`since` is when its phase began, in seconds of the supervisor's clock. `pairs` are in flight,
+    `extra` of them beside its usual room. vLLM begins first turns ahead of the `behind` turns that
+    are not: by `passed` pairs since one of those was done.
 
     `is_leaving`: it gets no more work, and comes back by itself soon (a restart that was asked
     for). `changed` is called when it may take work again, or will not.
@@ -34,7 +35,9 @@ class Replica:
     since: float = 0.0
     restarts: int = 0
     pairs: int = 0
-    ahead: int = 0
+    extra: int = 0
+    behind: int = 0
+    passed: int = 0
     is_leaving: bool = False
     health: Health = field(default_factory=Health)
     changed: Callable[[], None] = _nobody_waits
@@ -60,12 +63,14 @@ class Replica:
 
 
 class Slot:
-    """A turn and the replica that it is given to. `interrupt` ends its wait for an answer."""
+    """A turn and the replica that it is given to: beside its usual room (`is_extra`), ahead of
+    others there (`is_ahead`). `interrupt` ends its wait for an answer."""
 
     __slots__ = (
         "interrupt",
         "is_ahead",
         "is_asked",
+        "is_extra",
         "is_held",
         "replica",
         "started",
@@ -75,9 +80,10 @@ class Slot:
 
     interrupt: Interrupt  # of a turn that is asked
 
-    def __init__(self, turn: Turn, replica: Replica, is_ahead: bool = False) -> None:
+    def __init__(self, turn: Turn, replica: Replica, *, is_extra: bool, is_ahead: bool) -> None:
         self.turn = turn
         self.replica = replica
+        self.is_extra = is_extra
         self.is_ahead = is_ahead
         self.is_asked = False  # and has not answered
         self.started = 0.0
@@ -85,14 +91,25 @@ class Slot:
         self.was_moved = False
 
     def book(self, sign: int) -> None:
-        """Counts its pairs at the replica, or (-1) no more."""
-        self.replica.pairs += sign * self.turn.pairs
-        if self.is_ahead:
-            self.replica.ahead += sign * self.turn.pairs
+        """Counts it at the replica, or (-1) no more."""
+        replica, pairs = self.replica, self.turn.pairs
+        replica.pairs += sign * pairs
+        if self.is_extra:
+            replica.extra += sign * pairs
+        if not self.is_ahead:
+            replica.behind += sign
+            if sign < 0:
+                replica.passed = 0
+        elif sign > 0 and replica.behind:
+            replica.passed += pairs
 
 
-def _behind(replica: Replica) -> int:
-    return replica.pairs - replica.ahead
+def _usual(replica: Replica) -> int:
+    return replica.pairs - replica.extra
+
+
+def _extra(replica: Replica) -> int:
+    return replica.extra
 
 
 def pick(
@@ -101,7 +118,7 @@ def pick(
     window: float = math.inf,
     *,
     but: Replica | None = None,
-    load: Callable[[Replica], int] = _behind,
+    load: Callable[[Replica], int] = _usual,
 ) -> Replica | None:
     """Who takes `pairs` more: the one with the fewest in flight, of those that may have work and
     would then have `window` at most by `load` (one without takes any). A slow one only if all
@@ -115,12 +132,12 @@ def pick(
 def room_at(
     replicas: Sequence[Replica], pairs: int, turn: int, *, is_new: bool
 ) -> tuple[Replica | None, bool]:
-    """Who takes `pairs` more, where a turn is of `turn` pairs, and whether these go ahead of the
-    others there: the first of a request, for which there is room of its own while others work."""
+    """Who takes `pairs` more, where a turn is of `turn` pairs, and whether beside its usual room:
+    the first of a request may, while it works for others."""
     replica = pick(replicas, pairs, TURNS_AT_ONCE * turn)
     if is_new and (replica is None or replica.pairs):
-        first = pick(replicas, pairs, FIRST_TURNS * turn, load=lambda replica: replica.ahead)
-        return first or replica, first is not None
+        beside = pick(replicas, pairs, FIRST_TURNS * turn, load=_extra)
+        return beside or replica, beside is not None
     return replica, False
 
 

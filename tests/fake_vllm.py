@@ -14,8 +14,9 @@ How it starts is said by environment variables, how it answers by the first word
 
 How fast it works, what befalls all requests, and what it was asked:
 
-    FAKE_PAIR_S      seconds of work for each pair, one after the other in order of arrival. Pairs
-                     that are not begun when their connection closes are never worked on
+    FAKE_PAIR_S      seconds of work for each pair, one request after the other by `priority`, then
+                     by arrival, as vLLM does. Pairs that are not begun when their connection closes
+                     are never worked on
     FAKE_FAULT_FILE  a file that is read at each `/score`: while it holds one of the words above,
                      without its `!`, that befalls every request
     FAKE_METRICS_FILE  a file with what is told at `/metrics`; while it holds `hang`, nothing is
@@ -27,6 +28,7 @@ How fast it works, what befalls all requests, and what it was asked:
 """
 
 import asyncio
+import heapq
 import json
 import math
 import os
@@ -35,6 +37,7 @@ import signal
 import subprocess
 import sys
 import zlib
+from itertools import count
 from pathlib import Path
 
 HANG_S = 3600
@@ -124,43 +127,59 @@ def file_of(variable: str) -> Path | None:
 class Job:
     """Pairs that were asked for and are owed."""
 
-    def __init__(self, pairs: int) -> None:
+    def __init__(self, pairs: int, priority: int = 0) -> None:
         self.pairs = pairs
+        self.priority = priority
         self.asked = asyncio.get_running_loop().time()
         self.gone = asyncio.Event()  # nobody waits for them any more
         self.waits: asyncio.Task[None] | None = None
 
 
 class Engine:
-    """Works on one pair at a time, each for FAKE_PAIR_S seconds, in order of arrival.
+    """Works on one pair at a time, each for FAKE_PAIR_S seconds, the lowest priority first.
 
     It counts its time itself, so that its rate is right also where the loop wakes late.
     """
 
     def __init__(self) -> None:
         self.pair_s = float(os.environ.get("FAKE_PAIR_S", "0"))
-        self.turn = asyncio.Lock()
         self.free_at = 0.0  # by the loop's clock
+        self.is_busy = False
+        self.waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self.arrivals = count()
 
     async def work(self, job: Job) -> bool:
         """Whether the job is done, and not gone."""
         if not self.pair_s:
             return True
-        async with self.turn:  # whose waiters go in order of arrival
-            if job.gone.is_set():
-                return False
-            begin = max(job.asked, self.free_at)
-            end = begin + job.pairs * self.pair_s
-            try:
-                async with asyncio.timeout_at(end):
-                    await job.gone.wait()
-            except TimeoutError:
-                self.free_at = end
-                return True
-            worked_s = max(0.0, asyncio.get_running_loop().time() - begin)
-            begun = min(job.pairs, math.ceil(worked_s / self.pair_s))
-            self.free_at = begin + begun * self.pair_s
+        if self.is_busy:
+            turn = asyncio.get_running_loop().create_future()
+            heapq.heappush(self.waiting, (job.priority, next(self.arrivals), turn))
+            await turn
+        self.is_busy = True
+        try:
+            return await self.work_now(job)
+        finally:
+            if self.waiting:
+                heapq.heappop(self.waiting)[-1].set_result(None)
+            else:
+                self.is_busy = False
+
+    async def work_now(self, job: Job) -> bool:
+        if job.gone.is_set():
             return False
+        begin = max(job.asked, self.free_at)
+        end = begin + job.pairs * self.pair_s
+        try:
+            async with asyncio.timeout_at(end):
+                await job.gone.wait()
+        except TimeoutError:
+            self.free_at = end
+            return True
+        worked_s = max(0.0, asyncio.get_running_loop().time() - begin)
+        begun = min(job.pairs, math.ceil(worked_s / self.pair_s))
+        self.free_at = begin + begun * self.pair_s
+        return False
 
 
 class Connection(asyncio.Protocol):
@@ -215,7 +234,7 @@ class Connection(asyncio.Protocol):
     def score(self, body: dict) -> None:
         query = body["queries"]
         wish, *rest = wishes(query if isinstance(query, str) else query[0]) or [""]
-        job = Job(len(body["documents"]))
+        job = Job(len(body["documents"]), body.get("priority", 0))
         watch("asked", job.pairs)
         if wish == "die":
             os._exit(9)

@@ -96,7 +96,8 @@ class Site:
         return ticket
 
     def is_clean(self) -> bool:
-        return not any(replica.pairs for replica in self.replicas) and not self.dispatch._line
+        booked = ((one.pairs, one.extra, one.behind) for one in self.replicas)
+        return not any(map(any, booked)) and not self.dispatch._line
 
 
 def tell(story: Callable[[Site], Awaitable[None]], *faults: Sequence[Exception | None]) -> None:
@@ -184,6 +185,44 @@ def test_who_asks_for_little_is_at_an_engine_at_once_and_first_there():
         engine.gate.set()
         await asyncio.gather(large, *small)
         assert set(engine.priorities[2:]) == {None, 1}
+
+    tell(story, [])
+
+
+def test_small_requests_alone_are_first_come():
+    async def story(site: Site) -> None:
+        engine = site.engines[0]
+        engine.gate.clear()
+        most = (TURNS_AT_ONCE + FIRST_TURNS) * LEAST_PAIRS // 4
+        tasks = [asyncio.create_task(site.score([7] * 4)) for _ in range(most)]
+        await soon()
+        assert engine.priorities == [None] * most  # vLLM's own order
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+
+    tell(story, [])
+
+
+def test_nobody_is_passed_by_more_than_a_turn():
+    async def story(site: Site) -> None:
+        engine = site.engines[0]
+        engine.gate.clear()
+        large = asyncio.create_task(site.score(list(range(2 * LEAST_PAIRS))))
+        await soon()
+        assert engine.priorities == [0, 1]
+        # As if small ones came and were done, one after the other, and the turn behind never were.
+        replica = site.replicas[0]
+        passing = []
+        for _ in range(2 * LEAST_PAIRS // 4):
+            passing.append(asyncio.create_task(site.score([7] * 4)))
+            await soon()
+            replica.extra = 0
+        ahead = LEAST_PAIRS // 4
+        assert engine.priorities[2:] == [None] * ahead + [1] * (len(passing) - ahead)
+        replica.extra = 4 * len(passing)
+        engine.gate.set()
+        await asyncio.gather(large, *passing)
+        assert (replica.behind, replica.passed, replica.extra) == (0, 0, 0)
 
     tell(story, [])
 
