@@ -69,6 +69,6 @@ test-clients: ## the SDKs and platforms that people have, against the real serve
 	@$(BIN)/python -m tests.clients.environments
 	@$(BIN)/python -m pytest tests/clients
 
-bench: ## print every figure of benchmarks/ (about an hour, and once 4 GB of others' packages; ARGS="--out FOLDER" for a report)
+bench: ## print every figure of benchmarks/ (an hour and a half, and once 4 GB of others' packages; ARGS="--out FOLDER" for a report)
 	@$(SETUP) --dev
 	@$(BIN)/python -m benchmarks all $(ARGS)

@@ -35,9 +35,11 @@ CPU_ENV: Mapping[str, str] = {
 # On a CPU, unless its YAML says otherwise: the model runs in the process that schedules for it.
 # vLLM's own default, a process beside it, costs 0.6 GiB and 7 s of a start; and while the model
 # computes, the first process looks for its answer without a pause, on a core that it computes on
-# (benchmarks/LOG.md, 2026-11-26).
+# (benchmarks/LOG.md, 2026-11-26). And OpenMP's threads, which by themselves look for new work for
+# some milliseconds, give up after a tenth of that: it is longer than a step has them wait, and the
+# answer's way back needs their cores.
 ALONE_FLAGS: Mapping[str, object] = {"distributed-executor-backend": "uni"}
-ALONE_ENV: Mapping[str, str] = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+ALONE_ENV: Mapping[str, str] = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "GOMP_SPINCOUNT": "40000"}
 # Every engine, unless its YAML says otherwise: a request's `priority` is heeded (vLLM's own default
 # takes the field and does nothing with it); requests of one priority keep their order of arrival.
 ENGINE_FLAGS: Mapping[str, object] = {"scheduling-policy": "priority"}
