@@ -192,7 +192,8 @@ def test_rows_and_notes():
 
 def test_a_busy_machine_is_told_of():
     assert not machine.notes(0.4, 2)
-    assert "load 6.7 on 2 cores" in machine.notes(6.7, 2)[0]
+    assert "1.7 of 2 cores" in machine.notes(1.7, 2)[0]
+    assert 0 <= machine.cores_at_work() <= (os.cpu_count() or 1)
 
 
 def test_figures_of_proxies_are_of_the_worst_number_of_clients():

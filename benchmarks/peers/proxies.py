@@ -66,7 +66,7 @@ class Load:
 
 def run(options: argparse.Namespace) -> list[Outcome]:
     """One outcome. Raises MeasureError."""
-    notes = list(machine.notes(os.getloadavg()[0], os.cpu_count() or 1))
+    notes = list(machine.notes(machine.cores_at_work(), os.cpu_count() or 1))
     loads: list[Load] = []
     with ExitStack() as stack:
         key = f"sk-{secrets.token_hex(24)}"  # for this run alone; all that check keys check it

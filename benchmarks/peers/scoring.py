@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> list[Outcome]:
     """One outcome, of all models and lengths. Raises MeasureError."""
     rows: list[Row] = []
     figures: list[Figure] = []
-    notes = list(machine.notes(os.getloadavg()[0], os.cpu_count() or 1))
+    notes = list(machine.notes(machine.cores_at_work(), os.cpu_count() or 1))
     for name in options.models:
         subject = SUBJECTS[name]
         with ExitStack() as stack:
