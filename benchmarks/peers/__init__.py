@@ -2,9 +2,10 @@
 
 `environments.py` makes the peers' environments from `lock/`; `workers/` runs inside them, spoken to
 by `worker.py`. `subjects.py` (the models), `texts.py`, `gemm.py`, `agreement.py` and `verdicts.py`
-(rows and figures) are pure; `machine.py` tells whether others are at work; `served.py` is our server as a peer, `scoring.py` takes turns. Proxies:
-`zero_engine.py` is what all stand in front of, `fronts.py` starts them, `wire.py` asks them,
-`proxies.py` measures; `relay.py` is the least that one in Python can be.
+(rows and figures) are pure; `machine.py` tells whether others are at work; `served.py` is our
+server as a peer, `scoring.py` takes turns. Proxies: `zero_engine.py` is what all stand in front of,
+`fronts.py` starts them, `wire.py` asks them, `proxies.py` measures; `relay.py` is the least that
+one in Python can be.
 
 Workers run as modules of this package where none of our own packages is installed, so what needs
 those is imported when it is used.
