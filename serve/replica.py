@@ -22,8 +22,8 @@ def _nobody_waits() -> None:
 @dataclass(eq=False)
 class Replica:
     """`since` is when its phase began, in seconds of the supervisor's clock. `pairs` are in flight,
-    `extra` of them beside its usual room. vLLM begins first turns ahead of the `behind` turns that
-    are not: by `passed` pairs since one of those was done.
+    `extra` of them beside its usual room. vLLM begins first turns ahead of the `behind` pairs that
+    are in none: `passed` pairs more than were done of those.
 
     `is_leaving`: it gets no more work, and comes back by itself soon (a restart that was asked
     for). `changed` is called when it may take work again, or will not.
@@ -97,9 +97,9 @@ class Slot:
         if self.is_extra:
             replica.extra += sign * pairs
         if not self.is_ahead:
-            replica.behind += sign
-            if sign < 0:
-                replica.passed = 0
+            replica.behind += sign * pairs
+            if sign < 0:  # as many may pass the others as were done, and all if there are none
+                replica.passed = max(0, replica.passed - pairs) if replica.behind else 0
         elif sign > 0 and replica.behind:
             replica.passed += pairs
 
