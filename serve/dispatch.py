@@ -112,7 +112,7 @@ class Dispatch:
         replica, is_extra = room_at(self._replicas, own, pairs, is_new=job.is_new)
         if replica is None:
             return None
-        # A turn's worth may pass those that are behind, and then one of those must be done.
+        # A turn's worth may pass those that are behind, then only as many as are done of those.
         is_ahead = job.is_new and replica.passed < pairs
         turn = job.take(pairs, size, is_ahead=is_ahead)
         slot = Slot(turn, replica, is_extra=is_extra, is_ahead=is_ahead)
