@@ -15,8 +15,9 @@ from serve.admission import Admission, Ticket
 from serve.dispatch import Dispatch
 from serve.errors import EngineFault, InvalidRequest, RequestError, Unavailable
 from serve.events import Events
+from serve.job import Turn
 from serve.pace import LEAST_PAIRS
-from serve.replica import FIRST_TURNS, TURNS_AT_ONCE, Replica
+from serve.replica import FIRST_TURNS, TURNS_AT_ONCE, Replica, Slot
 from serve.rerank import RawScores, RerankRequest
 from serve.spec import Limits
 from serve.vllm_log import Progress
@@ -225,6 +226,28 @@ def test_nobody_is_passed_by_more_than_a_turn():
         assert (replica.behind, replica.passed, replica.extra) == (0, 0, 0)
 
     tell(story, [])
+
+
+def test_as_many_pairs_pass_as_were_done_of_those_behind():
+    replica = Replica(Engine([]), 0, Progress("ready"))  # type: ignore[arg-type]
+
+    def slot(pairs: int, *, is_ahead: bool) -> Slot:
+        turn = Turn(RerankRequest(["q"], ["a"] * pairs), 1)
+        made = Slot(turn, replica, is_extra=False, is_ahead=is_ahead)
+        made.book(1)
+        return made
+
+    slot(5, is_ahead=True)  # passes nobody
+    small, large, first = (
+        slot(n, is_ahead=ahead) for n, ahead in ((1, False), (16, False), (16, True))
+    )
+    assert (replica.behind, replica.passed) == (17, 16)
+    small.book(-1)
+    assert (replica.behind, replica.passed) == (16, 15)
+    first.book(-1)
+    assert (replica.behind, replica.passed) == (16, 15)
+    large.book(-1)
+    assert (replica.behind, replica.passed, replica.pairs) == (0, 0, 5)
 
 
 def test_an_urgent_request_is_before_all_others_at_the_engine():
