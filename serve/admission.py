@@ -6,8 +6,7 @@ of being queued until its client has gone: under overload the work that is done 
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Self
 
 from serve.engine import RETRY_AFTER_S
 from serve.errors import Overloaded, TooLarge
@@ -21,13 +20,28 @@ MOST_RETRY_AFTER_S = 60  # Cohere's SDK heeds no more
 
 
 class Ticket:
-    """What one request has in flight: `pairs` that are not scored yet, and `size` in bytes."""
+    """What one request has in flight: `pairs` that are not scored yet, and `size` in bytes. It is
+    let in for as long as its block runs."""
 
-    def __init__(self, admission: "Admission", priority: int = 0) -> None:
+    __slots__ = ("_admission", "_asked", "_priority", "pairs", "size")
+
+    def __init__(
+        self, admission: "Admission", pairs: int = 0, size: int = 0, priority: int = 0
+    ) -> None:
         self._admission = admission
+        self._asked = (pairs, size)
         self._priority = priority
         self.pairs = 0
         self.size = 0
+
+    def __enter__(self) -> Self:
+        self._admission.requests += 1
+        self.add(*self._asked)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._admission.requests -= 1
+        self.add(-self.pairs, -self.size)
 
     def add(self, pairs: int, size: int) -> None:
         """Counts more, or less."""
@@ -61,12 +75,9 @@ class Admission:
         if not self._by_priority[priority]:
             del self._by_priority[priority]
 
-    @contextmanager
-    def admit(
-        self, pairs: int, size: int, left_s: float = math.inf, priority: int = 0
-    ) -> Iterator[Ticket]:
-        """Counts a request for as long as the block runs, if it can be done in `left_s` seconds
-        (infinity: it waits as long as it must).
+    def admit(self, pairs: int, size: int, left_s: float = math.inf, priority: int = 0) -> Ticket:
+        """Lets a request in, if it can be done in `left_s` seconds (infinity: it waits as long as
+        it must).
 
         Raises Overloaded. One that is alone is let in, whatever it is.
         """
@@ -74,14 +85,7 @@ class Admission:
             self._check_room(pairs, size)
             if left_s < math.inf:
                 self._check_time(pairs, left_s, priority)
-        ticket = Ticket(self, priority)
-        ticket.add(pairs, size)
-        self.requests += 1
-        try:
-            yield ticket
-        finally:
-            self.requests -= 1
-            ticket.add(-ticket.pairs, -ticket.size)
+        return Ticket(self, pairs, size, priority)
 
     def grow(self, ticket: Ticket, pairs: int, size: int) -> None:
         """Counts more for a request that is in. Raises Overloaded."""

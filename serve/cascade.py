@@ -1,7 +1,6 @@
 """A cascade: all passages by one model, the best of them again by another."""
 
 import math
-from dataclasses import replace
 from typing import TypedDict
 
 from serve.errors import InvalidRequest
@@ -50,21 +49,21 @@ class CascadePool:
                 f" {self.first.name!r} or {self.then.name!r}.",
                 param="model",
             )
-        to_first, to_then = (_fit(replace(request, top_n=None), pool, self) for pool in self.pools)
+        to_first, to_then = (_fit(request._replace(top_n=None), pool, self) for pool in self.pools)
         self.first.check(to_first)
         # Before the first one's work, and with the request's own indices.
         checked = self.then.check(to_then, self.keep)
         names = Names(model=model, id=id, created=created)
         if not request.may_cut:  # nor by the second, which must be told with these indices too
             await self.then.check_whole(checked)
-        some = replace(checked, passages=checked.passages[: self.keep])
+        some = checked._replace(passages=checked.passages[: self.keep])
         _, then_s = self.then.admission.takes_s(len(some.passages))
         with self.then.admit(some, left_s) as ticket:
             first = await self.first.rerank(
                 to_first, **names, left_s=max(0.0, left_s - then_s), admitted=admitted
             )
             kept = rank(first.raw, self.keep)
-            best = replace(to_then, passages=[request.passages[index] for index in kept])
+            best = to_then._replace(passages=[request.passages[index] for index in kept])
             then = await self.then.rerank(best, **names, ticket=ticket)
         return join_stages(first, then, kept, request.top_n)
 
@@ -78,4 +77,4 @@ def _fit(request: RerankRequest, pool: Pool, cascade: CascadePool) -> RerankRequ
     if pool.model.template or not any(other.model.template for other in cascade.pools):
         return request
     options = {name: o for name, o in request.options.items() if name not in TEXT_OPTIONS}
-    return replace(request, options=options)
+    return request._replace(options=options)

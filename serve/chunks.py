@@ -8,7 +8,7 @@ Callan 2019). Parts overlap, so that a sentence at a border is whole in one of t
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from serve.errors import TooLarge
@@ -159,7 +159,7 @@ class Split:
             values.append(found[best])
             if (part := own[best]) is not None:
                 chunks[index] = Chunk(best, len(own), part.start, part.end)
-        return replace(raw, values=values, cut=self.cut, chunks=chunks)
+        return raw._replace(values=values, cut=self.cut, chunks=chunks)
 
 
 def split(request: RerankRequest, found: Mapping[int, Sequence[Part]], cut: Sequence[int]) -> Split:
@@ -173,4 +173,4 @@ def split(request: RerankRequest, found: Mapping[int, Sequence[Part]], cut: Sequ
         if not one:
             queries += [request.queries[index]] * len(texts)
     whole = len(request.passages)
-    return Split(replace(request, queries=queries, passages=passages), whole, found, cut)
+    return Split(request._replace(queries=queries, passages=passages), whole, found, cut)

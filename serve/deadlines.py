@@ -1,8 +1,7 @@
 """How long requests may take: what their clients say, and a clock for each."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from serve.engine import RETRY_AFTER_S
 from serve.errors import DeadlineExceeded, InvalidRequest, RequestError, Unavailable
@@ -46,16 +45,10 @@ class Deadlines:
         self._running: set[Alarm] = set()
         self._are_over = False
 
-    @contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
+    def within(self, seconds: float) -> Alarm:
         """Ends its block after so many seconds with DeadlineExceeded, or, when the server stops,
         with Unavailable."""
-        with Alarm(0 if self._are_over else seconds, self._error) as alarm:
-            self._running.add(alarm)
-            try:
-                yield
-            finally:
-                self._running.discard(alarm)
+        return Alarm(0 if self._are_over else seconds, self._error, self._running)
 
     def _error(self) -> RequestError:
         if self._are_over:

@@ -177,7 +177,7 @@ class Gateway:
         exchange.dialect = dialect = sharing.choose(body, exchange.headers)
         fields.check_lists(body, dialect.doc.fields, self._passages)
         request = dialect.parse(body)
-        with WhileConnected(exchange.request.receive):
+        with WhileConnected(exchange.request.scope):
             result = await self.score(request, exchange)
         return json_response(dialect.render(request, result), 200, _told(result))
 
@@ -189,7 +189,7 @@ class Gateway:
         check_origin(origin, host, has_keys=bool(self._keys), allowed=self._origins)
         await self._quotas.charge(exchange.key, "requests", 1)
         body = await self._bodies.read(exchange)
-        with WhileConnected(request.receive):
+        with WhileConnected(request.scope):
             return await self._agents.answer(exchange, body)
 
     async def score(self, request: RerankRequest, exchange: Exchange) -> RerankResult:

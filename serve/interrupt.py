@@ -48,23 +48,28 @@ class Interrupt:
 
 
 class Alarm(Interrupt):
-    """A block that ends after so many seconds, with what `error` makes.
+    """A block that ends after so many seconds, with what `error` makes. While it runs it is among
+    the `running`.
 
     `put_off` gives it so many seconds from now. That costs nothing: the clock is looked at when it
     would have ended.
     """
 
-    __slots__ = ("_at", "_loop", "_make", "_seconds", "_timer")
+    __slots__ = ("_at", "_loop", "_make", "_running", "_seconds", "_timer")
 
-    def __init__(self, seconds: float, error: Callable[[], Exception]) -> None:
+    def __init__(
+        self, seconds: float, error: Callable[[], Exception], running: "set[Alarm] | None" = None
+    ) -> None:
         super().__init__()
         self._seconds = seconds
         self._make = error
+        self._running = set() if running is None else running
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._at = self._loop.time() + self._seconds
         self._timer = self._loop.call_at(self._at, self._ring)
+        self._running.add(self)
         return super().__enter__()
 
     def __exit__(
@@ -74,6 +79,7 @@ class Alarm(Interrupt):
         trace: TracebackType | None,
     ) -> None:
         self._timer.cancel()
+        self._running.discard(self)
         super().__exit__(kind, error, trace)
 
     def put_off(self, seconds: float) -> None:

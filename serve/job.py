@@ -4,8 +4,8 @@ import bisect
 import operator
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import NamedTuple
 
 from serve.rerank import RawScores, RerankRequest
 
@@ -28,8 +28,7 @@ def at_engine(priority: int, *, is_ahead: bool) -> int:
     return 2 * priority + (0 if is_ahead else 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """Some neighbouring pairs of a request, as one request to an engine; `size` in bytes."""
 
     request: RerankRequest
@@ -67,7 +66,7 @@ class Job:
             self._taken = len(whole.passages)
             is_plain = is_ahead and self.priority == 0  # mostly: nothing has to be said
             return Turn(
-                whole if is_plain else replace(whole, options=self._options(is_ahead)), self._size
+                whole if is_plain else whole._replace(options=self._options(is_ahead)), self._size
             )
         passages = whole.passages[start : start + pairs]
         queries = whole.queries if len(whole.queries) == 1 else whole.queries[start : start + pairs]
@@ -79,7 +78,7 @@ class Job:
             own, passages, queries = sum(sizes[:fit]), passages[:fit], queries[:fit]
         self._taken = start + len(passages)
         options = self._options(is_ahead)
-        return Turn(replace(whole, queries=queries, passages=passages, options=options), own)
+        return Turn(whole._replace(queries=queries, passages=passages, options=options), own)
 
     def _options(self, is_ahead: bool) -> Mapping[str, object]:
         priority = at_engine(self.priority, is_ahead=is_ahead)

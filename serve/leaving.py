@@ -1,33 +1,29 @@
 """Clients that go away: what was begun for them ends."""
 
-import asyncio
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive
+from starlette.types import Scope
 
 from serve.interrupt import Interrupt
 
-WATCH_AFTER_S = 0.05  # most requests are answered by then, and cost no task
+_BLOCK = "while_connected"  # where a request's scope has the block that is running for it
 
 
 class WhileConnected(Interrupt):
-    """Ends its block with ClientDisconnect when the client disconnects.
+    """Ends its block with ClientDisconnect when the client of the request that `scope` is of
+    leaves. ASGI would have `receive` awaited by a task of its own for that."""
 
-    `receive` is the ASGI one of a request whose body has been read.
-    """
+    __slots__ = ("_scope",)
 
-    __slots__ = ("_after_s", "_receive", "_timer", "_watch")
-
-    def __init__(self, receive: Receive, *, after_s: float = WATCH_AFTER_S) -> None:
+    def __init__(self, scope: Scope) -> None:
         super().__init__()
-        self._receive = receive
-        self._after_s = after_s
-        self._watch: asyncio.Task[None] | None = None
+        self._scope = scope
 
     def __enter__(self) -> Self:
-        self._timer = asyncio.get_running_loop().call_later(self._after_s, self._begin)
+        self._scope[_BLOCK] = self
         return super().__enter__()
 
     def __exit__(
@@ -36,15 +32,12 @@ class WhileConnected(Interrupt):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._timer.cancel()
-        if self._watch is not None:
-            self._watch.cancel()
+        del self._scope[_BLOCK]
         super().__exit__(kind, error, trace)
 
-    def _begin(self) -> None:
-        self._watch = asyncio.get_running_loop().create_task(self._wait())
 
-    async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.now(ClientDisconnect())
+def left(scope: Mapping[str, object]) -> None:
+    """Nobody waits any more for the answer to the request that `scope` is of."""
+    block = scope.get(_BLOCK)
+    if isinstance(block, WhileConnected):
+        block.now(ClientDisconnect())

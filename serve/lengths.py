@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -17,8 +17,10 @@ SLICE_CHARS = 100_000  # tokenized in one go, about 30 ms; looked at word by wor
 PASSAGE_SHARE = 1 / 4
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLimits:
+_FIELDS = ("max_tokens_per_query", "max_tokens_per_doc", "truncate_prompt_tokens")
+
+
+class TokenLimits(NamedTuple):
     """The most tokens that are read of a query, of a passage, and of all with special tokens."""
 
     query: float = math.inf
@@ -29,14 +31,10 @@ class TokenLimits:
     def of(cls, options: Mapping[str, object], max_model_len: int | None) -> "TokenLimits":
         """Those that vLLM's request fields stand for. Without truncation nothing is cut: vLLM
         refuses what is too long."""
-        whole = options.get("truncate_prompt_tokens")
+        query, passage, whole = map(options.get, _FIELDS)
         if whole == -1:
             whole = max_model_len
-        return cls(
-            query=_limit(options.get("max_tokens_per_query")),
-            passage=_limit(options.get("max_tokens_per_doc")),
-            whole=_limit(whole),
-        )
+        return cls(_limit(query), _limit(passage), _limit(whole))
 
 
 def _limit(value: object) -> float:

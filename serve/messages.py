@@ -69,8 +69,7 @@ class Bodies:
         end = time.monotonic() + self._most_s
         first_s = 0 if self._are_over else min(self._gap_s, self._most_s)
         size = 0
-        with Alarm(first_s, self._late) as alarm:  # none for what is there already
-            self._alarms.add(alarm)
+        with Alarm(first_s, self._late, self._alarms) as alarm:  # none for what is there already
             try:
                 piece, is_last = await _piece(receive)
                 room = min(self._most, self._in_all - self._held)
@@ -90,7 +89,6 @@ class Bodies:
                         alarm.put_off(min(end - time.monotonic(), self._gap_s))
                     piece, is_last = await _piece(receive)
             finally:
-                self._alarms.discard(alarm)
                 self._held -= size
 
     def _late(self) -> RequestError:

@@ -4,8 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from serve.admission import Admission, Ticket, check_size
@@ -130,8 +129,8 @@ class Pool:
             await admitted()
         return raw
 
-    def admit(self, request: RerankRequest, left_s: float) -> AbstractContextManager[Ticket]:
-        """Lets a request in for as long as the block runs. Raises Overloaded."""
+    def admit(self, request: RerankRequest, left_s: float) -> Ticket:
+        """Lets a request in. Raises Overloaded."""
         pairs, priority = len(request.passages), priority_of(request)
         return self.admission.admit(pairs, size_of(request), left_s, priority)
 
@@ -155,7 +154,7 @@ class Pool:
         cutting = asyncio.create_task(self.reading.cut(neutral))
         try:
             raw = await self.dispatch.score(neutral, ticket)
-            return replace(raw, cut=await cutting)
+            return raw._replace(cut=await cutting)
         finally:
             cutting.cancel()
             await asyncio.wait({cutting})
@@ -197,7 +196,7 @@ class Pool:
             # Where nobody can tell beforehand, the engine itself must refuse what is too long.
             may_cut=request.may_cut or self.reading.lengths is not None,
         )
-        request = replace(request, options=fields)
+        request = request._replace(options=fields)
         if request.passages:
             check_size(request, self.model.limits, most)
             self.reading.check(request)

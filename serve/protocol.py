@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from serve import heads
 from serve.clocks import Taking, Timer
 from serve.errors import Overloaded, RequestError, RequestTimeout
+from serve.leaving import left
 from serve.messages import last_answer
 from serve.tls import Connection
 from serve.together import Together
@@ -67,8 +68,9 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.clear()
         self._taking.end()
-        if self._serving is not None and not self._serving.response_complete:
-            _leave(self._serving)  # which uvicorn does for the last one that came
+        for cycle in (self._serving, self.cycle):  # the last one that came may not be served yet
+            if cycle is not None and not cycle.response_complete:
+                _leave(cycle)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -136,6 +138,7 @@ class Protocol(HttpToolsProtocol):
         self._timer.clear()
         self._place, self._unread = _Place.BETWEEN, 0
         super().on_message_complete()
+        self.flow.resume_reading()  # which a long body has stopped: who leaves must be seen
 
     def plain_head(self) -> bytes:
         """The head of the message being read, without its offer to upgrade."""
@@ -225,6 +228,7 @@ def _leave(cycle: RequestResponseCycle) -> None:
     """Tells whoever works on a request that nobody waits for its answer."""
     cycle.disconnected = True
     cycle.message_event.set()
+    left(cycle.scope)
 
 
 class _Flow(FlowControl):

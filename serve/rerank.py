@@ -1,5 +1,7 @@
 """The pure core: one canonical request, what an engine answers, one canonical result.
 
+They are named tuples, which are as fixed as frozen dataclasses and made in a third of the time.
+
 Scores. An engine gives one raw value x for each pair; `Score` says what it is and what becomes of
 it:
 
@@ -15,11 +17,13 @@ of the request. Scores never depend on the other passages of a request (no min-m
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from serve.errors import EngineFault
 
+_NONE: Mapping[Any, Any] = MappingProxyType({})
 COSINE_ROUNDING = 0.01  # how far beyond -1..1 half-precision arithmetic takes a cosine
 
 
@@ -45,8 +49,7 @@ class Score:
         return sigmoids(values)
 
 
-@dataclass(frozen=True, slots=True)
-class RerankRequest:
+class RerankRequest(NamedTuple):
     """What any dialect's body comes to.
 
     `queries` holds one query for all `passages`, or one for each. `top_n` None is "all of them";
@@ -72,7 +75,7 @@ class RerankRequest:
     is_ranked: bool = False
     request_id: str | None = None
     fields: tuple[str, str] = ("query", "passages")
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: Mapping[str, object] = _NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,7 @@ class Chunk:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class RawScores:
+class RawScores(NamedTuple):
     """What an engine answered: one raw value for each pair, in order, and the tokens it read.
 
     `cut` holds the indices of the pairs that the model did not read whole; `chunks` the part that
@@ -98,7 +100,7 @@ class RawScores:
     values: Sequence[float]
     prompt_tokens: int
     cut: Sequence[int] = ()
-    chunks: Mapping[int, Chunk] = field(default_factory=dict)
+    chunks: Mapping[int, Chunk] = _NONE
     reused: int = 0
 
 
@@ -115,8 +117,7 @@ class Stages:
         return "then" if index in self.then else "first"
 
 
-@dataclass(frozen=True, slots=True)
-class RerankResult:
+class RerankResult(NamedTuple):
     """What any dialect renders.
 
     `scores` and `raw` have one value for each passage, in the request's order (`scores` are the raw
@@ -134,7 +135,7 @@ class RerankResult:
     ranking: Sequence[int]
     prompt_tokens: int
     cut: Sequence[int] = ()
-    chunks: Mapping[int, Chunk] = field(default_factory=dict)
+    chunks: Mapping[int, Chunk] = _NONE
     reused: int = 0
     stages: Stages | None = None
 
@@ -226,8 +227,7 @@ def join_stages(
     is_kept = set(kept)
     order = [kept[place] for place in then.ranking]
     order += [index for index in first.ranking if index not in is_kept]
-    return replace(
-        first,
+    return first._replace(
         scores=scores,
         raw=raw,
         ranking=order[:top_n],

@@ -6,10 +6,10 @@ is known of a pair is kept under a digest of those, and is given again as it was
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import orjson
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Fresh = Callable[[RerankRequest], Awaitable[RawScores]]
 
 ENTRY_BYTES = 224  # of memory, of one pair: measured (tests/test_reuse.py)
+MOST_FREED = 1024  # pairs that are forgotten ahead of need
 _NO_MATTER = ("priority", "user")  # the options that no score depends on
 
 
@@ -48,26 +49,30 @@ class Memory:
 
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes // ENTRY_BYTES
-        self._entries: OrderedDict[bytes, Known] = OrderedDict()
+        self._entries: dict[bytes, Known] = {}  # who was asked for last stands last
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, keys: Iterable[bytes]) -> dict[bytes, Known]:
+    def find(self, keys: Collection[bytes]) -> dict[bytes, Known]:
         """What is known of these."""
-        entries, found = self._entries, {}
-        for key in keys:
-            known = entries.get(key)
-            if known is not None:
-                entries.move_to_end(key)
-                found[key] = known
+        entries = self._entries
+        if entries.keys().isdisjoint(keys):  # mostly, and at once
+            return {}
+        found = {key: entries.pop(key) for key in keys if key in entries}
+        entries.update(found)
         return found
 
     def put(self, known: Mapping[bytes, Known]) -> None:
         """Keeps these, in place of those that were asked for longest ago."""
-        self._entries.update(known)
-        for _ in range(len(self._entries) - self._most):
-            self._entries.popitem(last=False)
+        entries = self._entries
+        entries.update(known)
+        beyond = len(entries) - self._most
+        if beyond > 0:
+            # Some more than it takes, since the way to the first goes over all that stood there.
+            more = min(MOST_FREED, self._most // 16)
+            for key in list(islice(entries, beyond + more)):
+                del entries[key]
 
     def clear(self) -> None:
         self._entries.clear()
@@ -145,10 +150,10 @@ class Reuse:
             if pairs:
                 self._events.reused(self._name, how, pairs)
 
-    def _others(self, keys: Iterable[bytes], request: RerankRequest) -> dict[bytes, _Claim]:
+    def _others(self, keys: Collection[bytes], request: RerankRequest) -> dict[bytes, _Claim]:
         """Who is having which of these scored and will be done no later than this request: who
         asks for no more than it does, and is as urgent."""
-        if not self._claims:
+        if self._claims.keys().isdisjoint(keys):
             return {}
         pairs, priority = len(request.passages), priority_of(request)
         found = {key: claim for key in keys if (claim := self._claims.get(key))}
@@ -173,7 +178,7 @@ class Reuse:
                 known = await self._shared.find(mine)
                 self._memory.put(known)
             if rest := _without(mine, known):
-                raw = await fresh(_part(request, list(rest.values())))
+                raw = await fresh(_part(request, rest.values()))
                 scored = _known(rest, raw)
                 self._memory.put(scored)
                 if self._shared is not None and identity == self._identity:
@@ -194,7 +199,7 @@ def _without(places: dict[bytes, int], others: Collection[bytes]) -> dict[bytes,
     return {key: place for key, place in places.items() if key not in others}
 
 
-def _part(request: RerankRequest, places: Sequence[int]) -> RerankRequest:
+def _part(request: RerankRequest, places: Collection[int]) -> RerankRequest:
     """The request with the passages at these places alone."""
     if len(places) == len(request.passages):
         return request
@@ -202,7 +207,7 @@ def _part(request: RerankRequest, places: Sequence[int]) -> RerankRequest:
     queries = request.queries
     if len(queries) > 1:
         queries = [queries[place] for place in places]
-    return replace(request, queries=queries, passages=passages)
+    return request._replace(queries=queries, passages=passages)
 
 
 def _known(keys: Iterable[bytes], raw: RawScores) -> dict[bytes, Known]:

@@ -1,7 +1,6 @@
 """The texts of a request that come to the model, and a request with others in their place."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from serve.rerank import RerankRequest
 
@@ -27,8 +26,7 @@ def _strings(value: object) -> Iterator[str]:
 def with_texts(request: RerankRequest, texts: Mapping[str, str]) -> RerankRequest:
     """The request with `texts[text]` in place of each text that is a key of `texts`."""
     changed = {n: _with(v, texts) for n, v in request.options.items() if n in TEXT_OPTIONS}
-    return replace(
-        request,
+    return request._replace(
         queries=[texts.get(text, text) for text in request.queries],
         passages=[texts.get(text, text) for text in request.passages],
         options={**request.options, **changed},

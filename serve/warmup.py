@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from serve.engine import Engine, encode, options
 from serve.errors import RequestError, StartError
@@ -29,7 +28,7 @@ async def prove(engine: Engine, model: Model) -> float:
     """The seconds in which the engine has given the scores of WARM_UP. Raises RequestError."""
     asked = time.monotonic()
     fields = options(WARM_UP, model, model.max_model_len)
-    raw = await engine.score(encode(replace(WARM_UP, options=fields)), len(WARM_UP.passages))
+    raw = await engine.score(encode(WARM_UP._replace(options=fields)), len(WARM_UP.passages))
     build_result(WARM_UP, raw, score=model.score, model="", id="", created=0)
     return time.monotonic() - asked
 

@@ -174,14 +174,14 @@ def test_a_cascade_of_fewer_passages_than_it_keeps():
 
 
 def test_a_cascades_top_n_is_cut_at_the_end():
-    result, first, _ = both(replace(REQUEST, top_n=3))
+    result, first, _ = both(REQUEST._replace(top_n=3))
     assert len(first.seen) == 5
     assert result.ranking == [3, 1, 2]
 
 
 def test_a_cascade_gives_no_plain_scores():
     with pytest.raises(InvalidRequest, match="POST `documents` to /v2/rerank") as error:
-        both(replace(REQUEST, is_ranked=False))
+        both(REQUEST._replace(is_ranked=False))
     assert error.value.param == "model"
 
 

@@ -31,7 +31,7 @@ LLM = Model(
 def sent(model: Model, **options: object) -> dict[str, object]:
     request = RerankRequest(queries=["q"], passages=["a", "b"], options=options)
     body = orjson.loads(
-        encode(replace(request, options=options_of(request, model, model.max_model_len)))
+        encode(request._replace(options=options_of(request, model, model.max_model_len)))
     )
     assert body.pop("queries") == "q"
     assert body.pop("documents") == ["a", "b"]

@@ -10,27 +10,12 @@ from typing import Any
 
 import pytest
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from serve.interrupt import Alarm
-from serve.leaving import WhileConnected
+from serve.leaving import WhileConnected, left
 from tests.certificates import self_signed
 from tests.harness import Server, wait_until, write_config
-
-
-class Client:
-    """An ASGI `receive` of a client that leaves when it is told to."""
-
-    def __init__(self, *before: str) -> None:
-        self.asked = 0
-        self.gone = asyncio.Event()
-        self._before = list(before)
-
-    async def receive(self) -> Any:
-        self.asked += 1
-        if self._before:
-            return {"type": self._before.pop(0)}
-        await self.gone.wait()
-        return {"type": "http.disconnect"}
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -41,61 +26,46 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(within())
 
 
-async def until_watched(client: Client, times: int = 1) -> None:
-    while client.asked < times:
-        await asyncio.sleep(0.001)
-
-
 def test_who_leaves_ends_the_block():
     async def work() -> list[str]:
-        client, seen = Client("http.request"), []
-        with pytest.raises(ClientDisconnect), WhileConnected(client.receive, after_s=0):
+        scope: Scope = {}
+        seen = []
+        with pytest.raises(ClientDisconnect), WhileConnected(scope):
+            asyncio.get_running_loop().call_later(0.01, left, scope)
             try:
-                await until_watched(client, 2)
-                client.gone.set()
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 seen.append("cancelled")
                 raise
         task = asyncio.current_task()
         assert task and task.cancelling() == 0
-        await asyncio.sleep(0.01)  # is not cancelled, and nothing is left
-        assert asyncio.all_tasks() == {task}
+        await asyncio.sleep(0.01)  # is not cancelled
+        assert scope == {}
         return seen
 
     assert run(work()) == ["cancelled"]
 
 
-def test_a_quick_request_costs_no_task():
-    async def work() -> int:
-        client = Client()
-        with WhileConnected(client.receive, after_s=60):
-            await asyncio.sleep(0)
-            assert len(asyncio.all_tasks()) == 1
-        return client.asked
-
-    assert run(work()) == 0
-
-
-def test_nothing_is_left_of_a_longer_one():
+def test_who_leaves_later_ends_nothing():
     async def work() -> None:
-        client = Client()
-        with WhileConnected(client.receive, after_s=0):
-            await until_watched(client)
+        scope: Scope = {"path": "/"}
+        left(scope)
+        with WhileConnected(scope):
+            await asyncio.sleep(0)
+        left(scope)
         await asyncio.sleep(0)
-        assert len(asyncio.all_tasks()) == 1
-        client.gone.set()
-        await asyncio.sleep(0.01)
+        assert scope == {"path": "/"}
 
     run(work())
 
 
 def test_errors_of_the_block_are_its_own():
     async def work() -> None:
-        client = Client()
-        with pytest.raises(KeyError), WhileConnected(client.receive, after_s=0):
-            await until_watched(client)
+        scope: Scope = {}
+        with pytest.raises(KeyError), WhileConnected(scope):
+            await asyncio.sleep(0)
             raise KeyError
+        assert scope == {}
 
     run(work())
 
@@ -103,19 +73,18 @@ def test_errors_of_the_block_are_its_own():
 @pytest.mark.parametrize("leaves", [False, True])
 def test_a_cancellation_from_outside_stays_one(leaves: bool):
     async def work() -> None:
-        client = Client()
+        scope: Scope = {}
 
         async def block() -> None:
-            with WhileConnected(client.receive, after_s=0):
-                await until_watched(client)
+            with WhileConnected(scope):
                 await asyncio.Event().wait()
 
         task = asyncio.create_task(block())
-        await until_watched(client)
-        await asyncio.sleep(0.01)
-        if leaves:
-            client.gone.set()
+        while not scope:
+            await asyncio.sleep(0)
         task.cancel()
+        if leaves:
+            left(scope)
         await asyncio.wait({task})
         assert task.cancelled()
 
@@ -125,25 +94,21 @@ def test_a_cancellation_from_outside_stays_one(leaves: bool):
 @pytest.mark.parametrize("is_outside", [False, True])
 def test_a_time_limit_stays_one(is_outside: bool):
     async def work() -> None:
-        client = Client()
-        connected = WhileConnected(client.receive, after_s=0)
-        limit = Alarm(0.05, TimeoutError)
+        connected, limit = WhileConnected({}), Alarm(0.05, TimeoutError)
         first, second = (limit, connected) if is_outside else (connected, limit)
         with pytest.raises(TimeoutError), first, second:
             await asyncio.Event().wait()
-        await asyncio.sleep(0)
-        assert len(asyncio.all_tasks()) == 1
 
     run(work())
 
 
 def test_a_block_that_ends_all_the_same_is_left_alone():
     async def work() -> str:
-        client, told = Client(), ""
-        with WhileConnected(client.receive, after_s=0):
+        scope: Scope = {}
+        told = ""
+        with WhileConnected(scope):
             try:
-                await until_watched(client)
-                client.gone.set()
+                asyncio.get_running_loop().call_soon(left, scope)
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 told = "it knew"
@@ -215,6 +180,7 @@ def agents_call(version: str) -> bytes:
 REQUESTS = {
     "simple": wire("/rerank", {"query": QUERY, "passages": PASSAGES}),
     "cohere": wire("/v2/rerank", {"query": QUERY, "documents": PASSAGES}),
+    "long": wire("/rerank", {"query": QUERY, "passages": PASSAGES, "note": "x" * 300_000}),
     "score": wire("/score", {"text_1": QUERY, "text_2": PASSAGES}),
     "agents": agents_call("2025-06-18"),
     "agents of today": agents_call(MODERN),

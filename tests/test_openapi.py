@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,19 +215,18 @@ def keys(value: object) -> object:
 def test_answers_with_all_that_there_can_be_are_told(dialect: Dialect):
     """A cascade's, of texts in parts, some of them cut; and raw values, with no texts in it."""
     request, plain = openapi.example_result(dialect)
-    full = replace(
-        plain,
+    full = plain._replace(
         cut=[0, 1],
         chunks={0: Chunk(1, 3, 100, 200)},
         stages=Stages(plain.raw, {1: plain.raw[1]}),
         ranking=[1, 0],
     )
     told = Draft202012Validator(dialect.doc.answer)
-    raw = [] if dialect is agent.DIALECT else [replace(full, scores=plain.raw)]  # it asks for none
+    raw = [] if dialect is agent.DIALECT else [full._replace(scores=plain.raw)]  # it asks for none
     for result in (full, *raw):
         for echo in (True, False):
             told.validate(
-                json.loads(json.dumps(dialect.render(replace(request, echo=echo), result)))
+                json.loads(json.dumps(dialect.render(request._replace(echo=echo), result)))
             )
 
 

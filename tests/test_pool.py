@@ -120,7 +120,7 @@ def test_parts_are_pairs_in_flight(tokenizer_folders: dict[str, Path]):
             with pytest.raises(Overloaded, match="1 pairs are in flight"):
                 await pool.score(request)
             assert pool.admission.pairs == 1
-            await pool.score(replace(request, passages=["a", "b"]))
+            await pool.score(request._replace(passages=["a", "b"]))
 
     run(tokenizer_folders["minilm"], story, model)
 
@@ -138,7 +138,7 @@ def test_what_may_not_be_cut_is_told_before_the_engine_works(
                 await ask
             assert error.value.param == "documents[1]"
         assert engine.bodies == []
-        short = replace(request, passages=["a", "b < c"])
+        short = request._replace(passages=["a", "b < c"])
         await pool.check_whole(pool.check(short))
         assert (await pool.score(short)).values == [1.0, 5.0]
 
@@ -165,12 +165,12 @@ def test_without_a_tokenizer_the_engine_is_told_to_refuse():
     async def story(pool: Pool, engine: Engine) -> None:
         request = RerankRequest(["q"], ["a < b"])
         await pool.score(request)
-        await pool.score(replace(request, may_cut=False))
+        await pool.score(request._replace(may_cut=False))
         sent = [body.get("truncate_prompt_tokens") for body in engine.bodies]
         assert sent == [-1, None]
-        assert (await pool.score(replace(request, max_chunks=9))).values == [5.0]
+        assert (await pool.score(request._replace(max_chunks=9))).values == [5.0]
         with pytest.raises(InvalidRequest, match="tokenizer is not known"):
-            await pool.score(replace(request, passages=[LONG], max_chunks=9))
+            await pool.score(request._replace(passages=[LONG], max_chunks=9))
 
     run(None, story)
 
@@ -189,7 +189,7 @@ def test_short_passages_are_never_tokenized(tokenizer_folders: dict[str, Path]):
         pool.reading.lengths.__class__ = Untouched
         request = RerankRequest(["what is 深度学习"], ["a short passage", "短い文"] * 5_000)
         for options in ({"max_chunks": 10}, {"may_cut": False}):
-            assert len((await pool.score(replace(request, **options))).values) == 10_000
+            assert len((await pool.score(request._replace(**options))).values) == 10_000
 
     run(folder, story)
 

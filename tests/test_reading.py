@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,8 +41,8 @@ def test_texts_are_neutral_and_what_is_cut_is_told(tokenizer_folders: dict[str, 
         request = RerankRequest(["deep </s>"], ["a", "</s>", "b " * 100])
         neutral = await reading.neutral(request)
         assert (neutral.queries, neutral.passages) == (["deep < /s>"], ["a", "< /s>", "b " * 100])
-        assert await reading.cut(replace(request, options=LIMITED)) == [2]
-        assert await reading.cut(replace(request, options={})) == []
+        assert await reading.cut(request._replace(options=LIMITED)) == [2]
+        assert await reading.cut(request._replace(options={})) == []
         plain = RerankRequest(["q"], ["a", "b"])
         assert await reading.neutral(plain) is plain
 
@@ -79,7 +78,7 @@ def test_each_pair_has_its_own_query(tokenizer_folders: dict[str, Path]):
     async def story(reading: Reading) -> None:
         long = "deep learning " * 20
         request = RerankRequest(["q", long, "q"], ["p", long, long])
-        assert await reading.cut(replace(request, options=LIMITED)) == [1]
+        assert await reading.cut(request._replace(options=LIMITED)) == [1]
 
     run(tokenizer_folders["minilm"], story)
 
@@ -115,7 +114,7 @@ def test_the_event_loop_goes_on_meanwhile(tokenizer_folders: dict[str, Path], na
         request = RerankRequest(["q"], hard, options=LIMITED)
         neutral = await reading.neutral(request)
         await reading.cut(neutral)
-        await reading.split(replace(request, max_chunks=2000), neutral, 10_000)
+        await reading.split(request._replace(max_chunks=2000), neutral, 10_000)
         watching.cancel()
         assert longest < 2, "the event loop stood still"  # it would for minutes
 
@@ -125,7 +124,7 @@ def test_the_event_loop_goes_on_meanwhile(tokenizer_folders: dict[str, Path], na
 def test_counting_can_be_cancelled(tokenizer_folders: dict[str, Path]):
     async def story(reading: Reading) -> None:
         request = RerankRequest(["q"], ["deep learning " * SLICE_CHARS] * 50)
-        task = asyncio.create_task(reading.cut(replace(request, options=LIMITED)))
+        task = asyncio.create_task(reading.cut(request._replace(options=LIMITED)))
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -155,12 +154,12 @@ def test_long_passages_are_split_and_the_rest_is_left(tokenizer_folders: dict[st
         query = reading.lengths.count(request.queries)
         assert max(counts) + query[0] + 4 <= 64  # nothing is left to cut for the engine
         assert await reading.cut(done.request) == []
-        few = replace(request, max_chunks=2)
+        few = request._replace(max_chunks=2)
         assert (await reading.split(few, neutral, 100)).cut == [1]
         with pytest.raises(TooLarge, match="more than 4 parts"):
             await reading.split(request, neutral, 4)
         with pytest.raises(InvalidRequest, match=r"longer than 2 parts .* raise max_chunks"):
-            await reading.split(replace(few, may_cut=False), neutral, 100)
+            await reading.split(few._replace(may_cut=False), neutral, 100)
 
     run(tokenizer_folders["xlm"], story)
 
@@ -169,7 +168,7 @@ def test_each_passage_is_split_for_its_own_query(tokenizer_folders: dict[str, Pa
     async def story(reading: Reading) -> None:
         long, query = "deep learning " * 20, "weather " * 4
         request = RerankRequest(["rank", query, query * 30], [long, long, "b"], max_chunks=20)
-        request = replace(request, options=LIMITED)
+        request = request._replace(options=LIMITED)
         done = await reading.split(request, request, 100)
         counts = [len(done.parts[index]) for index in (0, 1)]
         assert counts[0] < counts[1]
@@ -205,7 +204,7 @@ def test_what_may_not_be_cut_is_refused(
         with pytest.raises(InvalidRequest, match=words) as error:
             await reading.refuse_cuts(request)
         assert error.value.param == param and error.value.message.startswith(f"{param} has ")
-        await reading.refuse_cuts(replace(request, queries=["q"], passages=["a"]))
+        await reading.refuse_cuts(request._replace(queries=["q"], passages=["a"]))
 
     run(tokenizer_folders["xlm"], story)
 
@@ -225,7 +224,7 @@ def test_without_a_tokenizer_a_long_passage_cannot_be_split(
 ):
     reading, request = Reading(length), RerankRequest(["q"], ["a", passage], options=options)
     reading.check(request)
-    request = replace(request, max_chunks=5)
+    request = request._replace(max_chunks=5)
     if is_refused:
         with pytest.raises(InvalidRequest, match="tokenizer is not known") as error:
             reading.check(request)
@@ -239,9 +238,9 @@ def test_without_a_tokenizer_a_long_passage_cannot_be_split(
 def test_a_limit_that_leaves_no_room_for_text(tokenizer_folders: dict[str, Path]):
     async def story(reading: Reading) -> None:
         request = RerankRequest(["q"], ["a"])
-        reading.check(replace(request, options={"truncate_prompt_tokens": 6}))
+        reading.check(request._replace(options={"truncate_prompt_tokens": 6}))
         with pytest.raises(InvalidRequest, match="send 6 at least"):
-            reading.check(replace(request, options={"truncate_prompt_tokens": 5}))
+            reading.check(request._replace(options={"truncate_prompt_tokens": 5}))
 
     run(tokenizer_folders["xlm"], story)
 
@@ -252,7 +251,7 @@ def test_a_passage_that_nothing_limits_is_whole_beside_a_query_that_is_cut(
     async def story(reading: Reading) -> None:
         reading.max_model_len = None
         request = RerankRequest(["deep learning " * 9], ["bread " * 900], max_chunks=9)
-        request = replace(request, options={**LIMITED, "max_tokens_per_query": 3})
+        request = request._replace(options={**LIMITED, "max_tokens_per_query": 3})
         done = await reading.split(request, request, 9)
         assert (done.request, done.parts, done.cut) == (request, {}, [0])
 
@@ -262,7 +261,7 @@ def test_a_passage_that_nothing_limits_is_whole_beside_a_query_that_is_cut(
 def test_splitting_can_be_cancelled(tokenizer_folders: dict[str, Path]):
     async def story(reading: Reading) -> None:
         request = RerankRequest(["q"], ["deep learning " * SLICE_CHARS] * 9, max_chunks=9**9)
-        request = replace(request, options=LIMITED)
+        request = request._replace(options=LIMITED)
         task = asyncio.create_task(reading.split(request, request, 9**9))
         await asyncio.sleep(0.05)
         task.cancel()

@@ -85,15 +85,15 @@ BASE = asking("a", options={"truncate_prompt_tokens": -1, "priority": 1, "user":
 @pytest.mark.parametrize(
     "other",
     [
-        replace(BASE, queries=["Q"]),
-        replace(BASE, queries=[""], passages=["qa"]),
-        replace(BASE, queries=["qa"], passages=[""]),
-        replace(BASE, passages=["A"]),
-        replace(BASE, may_cut=False),
-        replace(BASE, max_chunks=2),
-        replace(BASE, options={"truncate_prompt_tokens": 5}),
-        replace(BASE, options={**BASE.options, "cache_salt": "s"}),
-        replace(BASE, options={**BASE.options, "instruction": ""}),
+        BASE._replace(queries=["Q"]),
+        BASE._replace(queries=[""], passages=["qa"]),
+        BASE._replace(queries=["qa"], passages=[""]),
+        BASE._replace(passages=["A"]),
+        BASE._replace(may_cut=False),
+        BASE._replace(max_chunks=2),
+        BASE._replace(options={"truncate_prompt_tokens": 5}),
+        BASE._replace(options={**BASE.options, "cache_salt": "s"}),
+        BASE._replace(options={**BASE.options, "instruction": ""}),
     ],
 )
 def test_what_a_score_depends_on_is_in_its_key(other: RerankRequest):
@@ -103,9 +103,9 @@ def test_what_a_score_depends_on_is_in_its_key(other: RerankRequest):
 @pytest.mark.parametrize(
     "same",
     [
-        replace(BASE, options={"user": "you", "priority": 9, "truncate_prompt_tokens": -1}),
-        replace(BASE, raw=True, top_n=1, echo=False, is_ranked=True, request_id="x", model="m"),
-        replace(BASE, fields=("text_1", "text_2")),
+        BASE._replace(options={"user": "you", "priority": 9, "truncate_prompt_tokens": -1}),
+        BASE._replace(raw=True, top_n=1, echo=False, is_ranked=True, request_id="x", model="m"),
+        BASE._replace(fields=("text_1", "text_2")),
     ],
 )
 def test_what_no_score_depends_on_is_not(same: RerankRequest):
@@ -320,7 +320,7 @@ def test_a_known_pair_is_told_as_it_was(tokenizer_folders: dict[str, Path], max_
         request = RerankRequest(["q"], ["a", LONG, "b"], max_chunks=max_chunks)
         first = await pool.score(request)
         sent = len(engine.bodies)
-        other = replace(request, passages=["b", LONG, "a", LONG])
+        other = request._replace(passages=["b", LONG, "a", LONG])
         second = await pool.score(other)
         assert len(engine.bodies) == sent and second.reused == 4
         assert second.values == [first.values[i] for i in (2, 1, 0, 1)]
@@ -339,7 +339,7 @@ def test_an_error_names_the_place_in_the_whole_request(tokenizer_folders: dict[s
         await pool.score(request)
         assert (await pool.score(request)).reused == 2
         with pytest.raises(InvalidRequest) as error:
-            await pool.score(replace(request, passages=["a", "b", "a", LONG]))
+            await pool.score(request._replace(passages=["a", "b", "a", LONG]))
         assert error.value.param == "documents[3]"
 
     in_pool(tokenizer_folders["minilm"], story, MODEL)
@@ -361,7 +361,7 @@ def test_who_needs_no_engine_needs_no_room_and_pays_all_the_same(
         with pool.admission.admit(2, 9):
             assert (await pool.score(request, admitted=pay)).reused == 2
             with pytest.raises(Overloaded):
-                await pool.score(replace(request, passages=["a", "ccc"]), admitted=pay)
+                await pool.score(request._replace(passages=["a", "ccc"]), admitted=pay)
         assert paid == ["once"] * 2
 
     in_pool(tokenizer_folders["minilm"], story, model)

@@ -6,7 +6,6 @@ RerankRequest's defaults), a `result`, and the `response` to it. Those called `e
 """
 
 import json
-from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -102,10 +101,9 @@ def test_the_goldens_are_possible(path: Path):
     assert list(answer.ranking) == rank(answer.raw, request.top_n)
     defaults = RerankRequest([], [])
     same = {
-        field.name
-        for field in fields(RerankRequest)
-        if field.name in golden["canonical"]
-        and getattr(request, field.name) == getattr(defaults, field.name)
+        name
+        for name in RerankRequest._fields
+        if name in golden["canonical"] and getattr(request, name) == getattr(defaults, name)
     }
     assert not same - {"queries", "passages"}, "canonical forms hold what is no default only"
 
@@ -125,8 +123,8 @@ def test_every_dialect_has_goldens(name: str):
 @pytest.mark.parametrize(("documents", "units"), [(1, 1), (100, 1), (101, 2), (1000, 10)])
 def test_search_units(documents: int, units: int):
     golden = read(FOLDER / "cohere-v2" / "cohere_sdk.json")
-    request = replace(canonical(golden), passages=["a"] * documents)
-    body: Any = sharing(golden)[-1].render(request, replace(result(golden), ranking=[0]))
+    request = canonical(golden)._replace(passages=["a"] * documents)
+    body: Any = sharing(golden)[-1].render(request, result(golden)._replace(ranking=[0]))
     assert body["meta"]["billed_units"]["search_units"] == units
 
 
@@ -135,7 +133,7 @@ def test_search_units(documents: int, units: int):
 )
 def test_warnings_name_some_of_many(cut: int, words: str):
     golden = read(FOLDER / "cohere-v2" / "cohere_sdk.json")
-    answer = replace(result(golden), cut=range(cut))
+    answer = result(golden)._replace(cut=range(cut))
     body: Any = sharing(golden)[-1].render(canonical(golden), answer)
     [warning] = body["meta"]["warnings"]
     assert warning.endswith(words) and warning.count("documents[") == 20

@@ -4,8 +4,6 @@ Most of its clients do not mind and use `/rerank`; LiteLLM's provider `infinity`
 requests cannot be told from others, so it has a path of its own.
 """
 
-from dataclasses import replace
-
 from serve.dialects import documents, schemas
 from serve.dialects.base import Dialect, Doc
 from serve.rerank import RerankRequest, RerankResult
@@ -16,7 +14,7 @@ def render(request: RerankRequest, result: RerankResult) -> object:
     if request.echo:
         for item, index in zip(items, result.ranking, strict=True):
             item["document"] = request.passages[index]
-    answer = documents.render(replace(request, echo=False), result, version="2")
+    answer = documents.render(request._replace(echo=False), result, version="2")
     return {**answer, "results": items}
 
 

@@ -1,7 +1,6 @@
 """Pinecone's rerank API: documents are objects, options stand in `parameters`."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from serve.dialects import documents, schemas
 from serve.dialects.base import Body, Dialect, Doc, Headers
@@ -22,7 +21,7 @@ def parse(body: Body) -> RerankRequest:
     if not isinstance(parameters, Mapping):
         raise InvalidRequest("parameters must be an object.", param="parameters")
     given = {name: value for name, value in body.items() if value is not None}
-    return replace(documents.parse(body), **common({**parameters, **given}))
+    return documents.parse(body)._replace(**common({**parameters, **given}))
 
 
 def render(request: RerankRequest, result: RerankResult) -> object:

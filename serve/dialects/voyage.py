@@ -3,8 +3,6 @@
 Only its clients read `data`, where a document is a plain string.
 """
 
-from dataclasses import replace
-
 from serve.dialects import documents, schemas
 from serve.dialects.base import Body, Dialect, Doc, Headers
 from serve.dialects.fields import boolean
@@ -17,7 +15,7 @@ def is_meant(body: Body, headers: Headers) -> bool:
 
 
 def parse(body: Body) -> RerankRequest:
-    return replace(documents.parse(body), echo=boolean(body, "return_documents", default=False))
+    return documents.parse(body)._replace(echo=boolean(body, "return_documents", default=False))
 
 
 def render(request: RerankRequest, result: RerankResult) -> object:
