@@ -15,8 +15,6 @@ from serve.words import Words
 SLICE_CHARS = 100_000  # tokenized in one go, about 30 ms; looked at word by word in 2
 # A part of a passage may have what its query leaves, but this share of the two's room at least.
 PASSAGE_SHARE = 1 / 4
-
-
 _FIELDS = ("max_tokens_per_query", "max_tokens_per_doc", "truncate_prompt_tokens")
 
 

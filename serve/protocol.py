@@ -172,6 +172,7 @@ class Protocol(HttpToolsProtocol):
         if self._place is _Place.BODY:
             if self.cycle is not self._serving:
                 self.pipeline.popleft()  # it has not begun, and never will
+                self.flow.resume_reading()  # which it has stopped: who leaves must be seen
             elif self.cycle.response_started:
                 return self.transport.close()  # it has its answer
             else:

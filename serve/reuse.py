@@ -69,9 +69,11 @@ class Memory:
         entries.update(known)
         beyond = len(entries) - self._most
         if beyond > 0:
-            # Some more than it takes, since the way to the first goes over all that stood there.
+            # Some more than it takes, as the way to the first goes over all that stood there; but
+            # none of these.
             more = min(MOST_FREED, self._most // 16)
-            for key in list(islice(entries, beyond + more)):
+            fewer = max(beyond, len(entries) - len(known))
+            for key in list(islice(entries, min(beyond + more, fewer))):
                 del entries[key]
 
     def clear(self) -> None:

@@ -15,8 +15,10 @@ import requests
 import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.requests import ClientDisconnect
 from uvicorn.server import ServerState
 
+from serve.leaving import WhileConnected
 from serve.protocol import MOST_WAITING, Protocol
 from tests.fake_vllm import logit
 from tests.harness import Server
@@ -521,6 +523,34 @@ def test_who_leaves_is_gone_for_every_request_of_the_connection():
 
     asyncio.run(run())
     assert left == ["http.disconnect"]
+
+
+@pytest.mark.parametrize("body", [BODY, BODY * 50_000])
+@pytest.mark.parametrize("behind", [b"", chunked(b"")[:-5] + b"zz\r\n"])
+def test_who_leaves_is_seen_whatever_came_before(body: bytes, behind: bytes):
+    """Behind a long body, and behind a second request that is none, nothing was read any more."""
+
+    async def run() -> None:
+        begun, gone = asyncio.Event(), asyncio.Event()
+
+        async def work(scope, receive, send) -> None:
+            while (await receive())["more_body"]:
+                pass
+            try:
+                with WhileConnected(scope):
+                    begun.set()
+                    await asyncio.Event().wait()
+            except ClientDisconnect:
+                gone.set()
+
+        async with wired(work) as wire:
+            await wire.receive(request(body))
+            await begun.wait()
+            await wire.receive(behind)
+            wire.writer.transport.abort()
+            await gone.wait()
+
+    asyncio.run(run())
 
 
 # -- slow ones -------------------------------------------------------------------------------------

@@ -132,6 +132,11 @@ def test_those_asked_for_longest_ago_make_room():
     assert memory.find([b"a", b"b", b"c", b"d"]) == {b"a": 1.0, b"c": 3.0, b"d": 4.0}
     memory.put({bytes([i]): 0.5 for i in range(9)})
     assert len(memory) == 3
+    large = Memory(160 * ENTRY_BYTES)
+    for begin in (0, 100, 250):  # room for all of each
+        keys = [bytes([i % 256, i // 256]) for i in range(begin, begin + 150)]
+        large.put(dict.fromkeys(keys, 0.5))
+        assert len(large.find(keys)) == 150 and len(large) <= 160
     Memory(0).put({b"a": 1.0})
 
 
