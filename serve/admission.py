@@ -23,20 +23,19 @@ class Ticket:
     """What one request has in flight: `pairs` that are not scored yet, and `size` in bytes. It is
     let in for as long as its block runs."""
 
-    __slots__ = ("_admission", "_asked", "_priority", "pairs", "size")
+    __slots__ = ("_admission", "_priority", "pairs", "size")
 
     def __init__(
         self, admission: "Admission", pairs: int = 0, size: int = 0, priority: int = 0
     ) -> None:
         self._admission = admission
-        self._asked = (pairs, size)
         self._priority = priority
-        self.pairs = 0
-        self.size = 0
+        self.pairs = pairs
+        self.size = size
 
     def __enter__(self) -> Self:
         self._admission.requests += 1
-        self.add(*self._asked)
+        self._admission.count(self.pairs, self.size, self._priority)
         return self
 
     def __exit__(self, *_: object) -> None:

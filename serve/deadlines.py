@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from serve.engine import RETRY_AFTER_S
 from serve.errors import DeadlineExceeded, InvalidRequest, RequestError, Unavailable
 from serve.headers import TIMEOUT
-from serve.interrupt import Alarm
+from serve.interrupt import Alarm, Alarms
 
 # How long OpenAI's SDK will wait for an answer, in seconds: it says so with each request.
 _OPENAI = "x-stainless-read-timeout"
@@ -42,16 +42,15 @@ class Deadlines:
     """The clocks of the requests that are being answered, all of which a stop can end."""
 
     def __init__(self) -> None:
-        self._running: set[Alarm] = set()
-        self._are_over = False
+        self._alarms = Alarms()
 
     def within(self, seconds: float) -> Alarm:
         """Ends its block after so many seconds with DeadlineExceeded, or, when the server stops,
         with Unavailable."""
-        return Alarm(0 if self._are_over else seconds, self._error, self._running)
+        return self._alarms.within(seconds, self._error)
 
     def _error(self) -> RequestError:
-        if self._are_over:
+        if self._alarms.are_over:
             return Unavailable("The server has stopped: try again.", retry_after=RETRY_AFTER_S)
         return DeadlineExceeded(
             "It took longer than it may: send fewer or shorter passages, give it more time"
@@ -60,6 +59,4 @@ class Deadlines:
 
     def end(self) -> None:
         """Ends all that runs, and whatever comes."""
-        self._are_over = True
-        for alarm in self._running:
-            alarm.ring()
+        self._alarms.end()

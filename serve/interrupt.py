@@ -49,7 +49,7 @@ class Interrupt:
 
 class Alarm(Interrupt):
     """A block that ends after so many seconds, with what `error` makes. While it runs it is among
-    the `running`.
+    the `running`: `Alarms.within` makes it.
 
     `put_off` gives it so many seconds from now. That costs nothing: the clock is looked at when it
     would have ended.
@@ -58,12 +58,12 @@ class Alarm(Interrupt):
     __slots__ = ("_at", "_loop", "_make", "_running", "_seconds", "_timer")
 
     def __init__(
-        self, seconds: float, error: Callable[[], Exception], running: "set[Alarm] | None" = None
+        self, seconds: float, error: Callable[[], Exception], running: "set[Alarm]"
     ) -> None:
         super().__init__()
         self._seconds = seconds
         self._make = error
-        self._running = set() if running is None else running
+        self._running = running
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -94,3 +94,22 @@ class Alarm(Interrupt):
             self._timer = self._loop.call_at(self._at, self._ring)
         else:
             self.ring()
+
+
+class Alarms:
+    """Those of blocks that one stop ends, those that run and whatever begins after it."""
+
+    def __init__(self) -> None:
+        self.are_over = False
+        self._running: set[Alarm] = set()
+
+    def within(self, seconds: float, error: Callable[[], Exception]) -> Alarm:
+        """Ends its block after so many seconds, or when `end` is called, with what `error` makes
+        then."""
+        return Alarm(0 if self.are_over else seconds, error, self._running)
+
+    def end(self) -> None:
+        """Ends them all."""
+        self.are_over = True
+        for alarm in self._running:
+            alarm.ring()

@@ -22,7 +22,7 @@ from serve.errors import (
     Unavailable,
 )
 from serve.exchange import Exchange
-from serve.interrupt import Alarm
+from serve.interrupt import Alarms
 
 BODIES_BYTES = 512 * 1024 * 1024  # of all bodies that are being received
 GAP_S = 15.0  # between two pieces of a body
@@ -46,8 +46,7 @@ class Bodies:
         self._in_all = in_all
         self._gap_s = gap_s
         self._held = 0
-        self._alarms: set[Alarm] = set()
-        self._are_over = False
+        self._alarms = Alarms()
 
     async def read(self, exchange: Exchange) -> Body:
         """The JSON object of a request's body, refused before it is read whole where that is known.
@@ -61,15 +60,13 @@ class Bodies:
 
     def end(self) -> None:
         """Reads no more of any: who is half through holds up a stop."""
-        self._are_over = True
-        for alarm in self._alarms:
-            alarm.ring()
+        self._alarms.end()
 
     async def _receive(self, receive: Receive) -> bytes:
         end = time.monotonic() + self._most_s
-        first_s = 0 if self._are_over else min(self._gap_s, self._most_s)
+        first_s = min(self._gap_s, self._most_s)
         size = 0
-        with Alarm(first_s, self._late, self._alarms) as alarm:  # none for what is there already
+        with self._alarms.within(first_s, self._late) as alarm:  # none for what is there already
             try:
                 piece, is_last = await _piece(receive)
                 room = min(self._most, self._in_all - self._held)
@@ -85,14 +82,14 @@ class Bodies:
                     self._check(size)
                     if is_last:
                         return b"".join(blocks)
-                    if not self._are_over:
+                    if not self._alarms.are_over:
                         alarm.put_off(min(end - time.monotonic(), self._gap_s))
                     piece, is_last = await _piece(receive)
             finally:
                 self._held -= size
 
     def _late(self) -> RequestError:
-        return stopping() if self._are_over else self._too_slow()
+        return stopping() if self._alarms.are_over else self._too_slow()
 
     def _check(self, size: int) -> None:
         if size > self._most:

@@ -72,8 +72,8 @@ class Memory:
             # Some more than it takes, as the way to the first goes over all that stood there; but
             # none of these.
             more = min(MOST_FREED, self._most // 16)
-            fewer = max(beyond, len(entries) - len(known))
-            for key in list(islice(entries, min(beyond + more, fewer))):
+            others = len(entries) - len(known)
+            for key in list(islice(entries, max(beyond, min(beyond + more, others)))):
                 del entries[key]
 
     def clear(self) -> None:

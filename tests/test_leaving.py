@@ -12,7 +12,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
-from serve.interrupt import Alarm
+from serve.interrupt import Alarms
 from serve.leaving import WhileConnected, left
 from tests.certificates import self_signed
 from tests.harness import Server, wait_until, write_config
@@ -94,7 +94,7 @@ def test_a_cancellation_from_outside_stays_one(leaves: bool):
 @pytest.mark.parametrize("is_outside", [False, True])
 def test_a_time_limit_stays_one(is_outside: bool):
     async def work() -> None:
-        connected, limit = WhileConnected({}), Alarm(0.05, TimeoutError)
+        connected, limit = WhileConnected({}), Alarms().within(0.05, TimeoutError)
         first, second = (limit, connected) if is_outside else (connected, limit)
         with pytest.raises(TimeoutError), first, second:
             await asyncio.Event().wait()

@@ -544,7 +544,8 @@ def test_who_leaves_is_seen_whatever_came_before(body: bytes, behind: bytes):
                 gone.set()
 
         async with wired(work) as wire:
-            await wire.receive(request(body))
+            head = request(body).removesuffix(body)
+            await wire.receive(head, body)  # which, if it is long, stops reading
             await begun.wait()
             await wire.receive(behind)
             wire.writer.transport.abort()
